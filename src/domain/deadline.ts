@@ -1,0 +1,13 @@
+/** A moment on the monotonic clock (`performance.now()`), in milliseconds, by which an operation must have ended. */
+export type Deadline = number;
+
+/** The moment `ms` from now. */
+export const deadlineIn = (ms: number): Deadline => performance.now() + ms;
+
+/** Milliseconds left, never below 0. */
+export const msLeft = (deadline: Deadline): number => Math.max(0, deadline - performance.now());
+
+/** Waits `ms`, at most until the deadline. */
+export function pause(ms: number, deadline: Deadline = Number.POSITIVE_INFINITY): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, Math.min(ms, msLeft(deadline))));
+}

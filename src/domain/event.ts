@@ -1,0 +1,91 @@
+import { MAX_CONTENT_TYPE_BYTES, MAX_EVENT_ID_BYTES, MAX_HEADERS, MAX_HEADERS_BYTES, MAX_KEY_BYTES } from "./limits.ts";
+import type { ErrorDetail } from "./errors.ts";
+
+/** Media type that marks a payload as a JSON value. */
+export const JSON_TYPE = "application/json";
+/** Media type of bytes whose publisher names none. */
+export const DEFAULT_DATA_TYPE = "application/octet-stream";
+
+/** An event on its way in. `payload` is compact JSON when `contentType` is {@link JSON_TYPE}, else any bytes. */
+export interface NewEvent {
+  readonly payload: Uint8Array;
+  readonly contentType: string;
+  readonly key?: string | undefined;
+  readonly partitionKey?: string | undefined;
+  readonly partition?: number | undefined;
+  readonly headers?: ReadonlyArray<readonly [string, string]> | undefined;
+  readonly eventId?: string | undefined;
+  /** Publish only when the partition's end offset is this. */
+  readonly expectedOffset?: number | undefined;
+}
+
+/** An event as it is stored. Offsets are below 2^53, as JetStream sequences in practice are. */
+export interface StoredEvent {
+  readonly eventId: string;
+  readonly partition: number;
+  readonly offset: number;
+  /** Milliseconds since 1970, by the storage's clock. */
+  readonly timestampMs: number;
+  readonly key: string | undefined;
+  readonly headers: ReadonlyArray<readonly [string, string]> | undefined;
+  /** Compact JSON when `contentType` is {@link JSON_TYPE}, else any bytes; never compressed. */
+  readonly payload: Uint8Array;
+  readonly contentType: string;
+}
+
+/** Where an event was stored. */
+export interface Ack {
+  readonly eventId: string;
+  readonly partition: number;
+  readonly offset: number;
+  readonly duplicate: boolean;
+}
+
+const ASCII = /^[\x20-\x7e]*$/;
+
+/** Length in UTF-8, without the cost of a real count for short ASCII text. */
+function byteLength(text: string): number {
+  return ASCII.test(text) ? text.length : Buffer.byteLength(text);
+}
+
+/**
+ * What is wrong with an event apart from its payload and its partition's existence; empty when it can be published.
+ * The same rules stand in events.proto for readers of the schema, and a test holds the two equal.
+ *
+ * @param prefix put before each field's path, such as `events[3].`.
+ */
+export function eventFaults(
+  event: Omit<NewEvent, "payload" | "contentType">,
+  contentType: string | undefined,
+  prefix = "",
+): ErrorDetail[] {
+  const faults: ErrorDetail[] = [];
+  const fault = (field: string, description: string) => faults.push({ field: prefix + field, description });
+  const text = (field: string, value: string | undefined, maxBytes: number) => {
+    if (value === undefined) return;
+    if (byteLength(value) > maxBytes) fault(field, `must be at most ${maxBytes} bytes`);
+    else if (!value.isWellFormed()) fault(field, "must be valid Unicode");
+  };
+  text("key", event.key, MAX_KEY_BYTES);
+  text("partitionKey", event.partitionKey, MAX_KEY_BYTES);
+  text("eventId", event.eventId, MAX_EVENT_ID_BYTES);
+  if (event.eventId === "") fault("eventId", "must not be empty");
+  if (event.partition !== undefined && (event.partition < 0 || event.partition > 999))
+    fault("partition", "must be from 0 to 999");
+  if (event.expectedOffset !== undefined && event.expectedOffset < 0) fault("expectedOffset", "must not be negative");
+  if (contentType !== undefined && (contentType.length > MAX_CONTENT_TYPE_BYTES || !ASCII.test(contentType)))
+    fault("contentType", `must be printable ASCII, at most ${MAX_CONTENT_TYPE_BYTES} bytes`);
+  if (event.headers) headerFaults(event.headers, fault);
+  return faults;
+}
+
+function headerFaults(headers: NonNullable<NewEvent["headers"]>, fault: (field: string, description: string) => void) {
+  if (headers.length > MAX_HEADERS) fault("headers", `must be at most ${MAX_HEADERS}`);
+  let bytes = 0;
+  for (const [name, value] of headers) {
+    bytes += byteLength(name) + byteLength(value);
+    if (name === "") fault("headers", "a name must not be empty");
+    if (!name.isWellFormed() || !value.isWellFormed()) fault(`headers.${name.toWellFormed()}`, "must be valid Unicode");
+  }
+  if (bytes > MAX_HEADERS_BYTES) fault("headers", `must be at most ${MAX_HEADERS_BYTES} bytes together`);
+}

@@ -1,0 +1,68 @@
+import type { Msg } from "@nats-io/transport-node";
+import { type Deadline, msLeft, pause } from "../domain/deadline.ts";
+import { timedOut } from "../domain/errors.ts";
+import type { JetStream } from "./connection.ts";
+import { headerBlock } from "./message.ts";
+
+/** A message as it lies in its JetStream stream. */
+export interface DirectMessage {
+  readonly seq: number;
+  readonly timestampMs: number;
+  readonly header: Uint8Array | undefined;
+  readonly data: Uint8Array;
+}
+
+/**
+ * Reads messages from `seq` on by batched direct gets (NATS ADR-31), which any replica may answer. The caller knows
+ * from the leader that message `seq` exists or has existed, so an answer without any is asked for again: that replica
+ * was behind.
+ *
+ * @returns at least one message, fewer than `batch` when `maxBytes` is reached or no more are there; none only when
+ * none is left at all.
+ */
+export async function readMessages(
+  js: JetStream,
+  jsStream: string,
+  request: { readonly seq: number; readonly batch: number; readonly maxBytes: number },
+  deadline: Deadline,
+): Promise<DirectMessage[]> {
+  for (let attempt = 0; ; attempt++) {
+    const messages = await js.call(deadline, () => ask(js, jsStream, request, deadline));
+    if (messages.length > 0 || attempt >= 20) return messages;
+    const { state } = await js.call(deadline, () => js.jsm.streams.info(jsStream));
+    if (state.last_seq < request.seq || state.messages === 0) return messages;
+    if (msLeft(deadline) === 0) throw timedOut("the storage did not answer in time");
+    await pause(50, deadline);
+  }
+}
+
+async function ask(
+  js: JetStream,
+  jsStream: string,
+  request: { seq: number; batch: number; maxBytes: number },
+  deadline: Deadline,
+): Promise<DirectMessage[]> {
+  const messages: DirectMessage[] = [];
+  const body = JSON.stringify({ seq: request.seq, batch: request.batch, max_bytes: request.maxBytes });
+  const answers = await js.nc.requestMany(`$JS.API.DIRECT.GET.${jsStream}`, body, {
+    maxWait: Math.max(1, Math.min(5000, msLeft(deadline))),
+    noMux: true,
+  });
+  for await (const msg of answers) {
+    const code = msg.headers?.code ?? 0;
+    if (code === 204 || code === 404 || code === 408) break;
+    if (code !== 0) throw timedOut(`the storage refused to read (${code} ${msg.headers?.description})`);
+    if (msg.headers) messages.push(direct(msg));
+  }
+  return messages;
+}
+
+function direct(msg: Msg): DirectMessage {
+  const headers = msg.headers!;
+  return {
+    seq: Number(headers.get("Nats-Sequence")),
+    timestampMs: Date.parse(headers.get("Nats-Time-Stamp")),
+    header: headerBlock(msg),
+    data: msg.data,
+  };
+}

@@ -1,0 +1,77 @@
+import { createHash } from "node:crypto";
+
+/**
+ * Names inside JetStream. Text from outside never stands in a subject, a durable's name or a KV key as it is: it goes
+ * through {@link encodeToken}, whose results hold only `[A-Za-z0-9_=-]`.
+ */
+
+const PLAIN = /^[A-Za-z0-9_-]+$/;
+
+/**
+ * Text to one subject token, reversibly: letters, digits, `_` and `-` stay, any other byte of its UTF-8 is `=` and two
+ * hex digits; the empty text is a lone `=`.
+ *
+ * @throws RangeError on half of a surrogate pair, which UTF-8 can't carry.
+ */
+export function encodeToken(text: string): string {
+  if (PLAIN.test(text)) return text;
+  if (text === "") return "=";
+  if (!text.isWellFormed()) throw new RangeError("a name must be valid Unicode");
+  let token = "";
+  for (const byte of Buffer.from(text, "utf8")) {
+    const char = String.fromCharCode(byte);
+    token += PLAIN.test(char) ? char : `=${byte.toString(16).padStart(2, "0")}`;
+  }
+  return token;
+}
+
+/** The text that {@link encodeToken} made `token` of. */
+export function decodeToken(token: string): string {
+  if (token === "=") return "";
+  const bytes: number[] = [];
+  for (let i = 0; i < token.length; i++) {
+    if (token[i] === "=") {
+      bytes.push(Number.parseInt(token.slice(i + 1, i + 3), 16));
+      i += 2;
+    } else bytes.push(token.charCodeAt(i));
+  }
+  return Buffer.from(bytes).toString("utf8");
+}
+
+/** Buckets of the catalog. */
+export const STREAMS_BUCKET = "mr_streams";
+export const GROUPS_BUCKET = "mr_groups";
+export const OFFSETS_BUCKET = "mr_offsets";
+
+/** The JetStream stream that stores a partition. `stream` is a checked stream name. */
+export const partitionStream = (stream: string, partition: number): string => `mr-${stream}-${partition}`;
+
+/** The one subject of a partition. */
+export const partitionSubject = (stream: string, partition: number): string => `mr.ev.${stream}.${partition}`;
+
+/** All partitions' subjects of a stream. */
+export const partitionSubjects = (stream: string): string => `mr.ev.${stream}.*`;
+
+/**
+ * The durable consumer that keeps a group's position in a partition. A long name is replaced by its hash, since a
+ * durable's name is also the name of a folder; the group's record keeps the name itself.
+ */
+export function durableName(group: string): string {
+  const token = encodeToken(group);
+  if (token.length <= 120) return `g-${token}`;
+  return `h-${createHash("sha256").update(group).digest("hex")}`;
+}
+
+/** KV key of the record of a group in a stream; `streamId` is one life of the stream. */
+export const groupKey = (group: string, streamId: string): string => `rec.${encodeToken(group)}.${streamId}`;
+
+/** KV key that says that a gateway process hands out events of the group. */
+export const groupUseKey = (group: string, streamId: string, gateway: string): string =>
+  `use.${encodeToken(group)}.${streamId}.${gateway}`;
+
+/** KV key of what a group has committed in a partition. */
+export const offsetKey = (group: string, streamId: string, partition: number): string =>
+  `${encodeToken(group)}.${streamId}.${partition}`;
+
+/** Subject on which a gateway process answers that it lives. */
+export const gatewaySubject = (gateway: string): string => `mr.gw.${gateway}`;

@@ -1,0 +1,224 @@
+import { promisify } from "node:util";
+import { gzip, gzipSync } from "node:zlib";
+import type { Deadline } from "../domain/deadline.ts";
+import { ErrorCode, invalidArgument, notSerializable, partitionNotFound, ServiceError } from "../domain/errors.ts";
+import type { Ack, NewEvent } from "../domain/event.ts";
+import type { JetStream } from "../jetstream/connection.ts";
+import { encodeHeader } from "../jetstream/message.ts";
+import { partitionSubject } from "../jetstream/names.ts";
+import { partitionState } from "../jetstream/partitions.ts";
+import type { AckSink } from "../jetstream/publish.ts";
+import type { StreamRecord } from "./catalog.ts";
+import { newEventId } from "./event-ids.ts";
+import { partitionOf } from "./partitioner.ts";
+
+/** What became of one event: stored, or why not. */
+export type Outcome = Ack | { readonly eventId: string | undefined; readonly error: ServiceError };
+
+/** An event with all choices made, ready to be sent. */
+export interface Prepared {
+  readonly subject: string;
+  readonly partition: number;
+  readonly eventId: string;
+  readonly header: Uint8Array;
+  readonly payload: Uint8Array;
+}
+
+export interface AppendOptions {
+  readonly deadline: Deadline;
+  /** Store larger payloads gzip-encoded even where the stream does not. */
+  readonly gzip?: boolean;
+}
+
+/** Smaller payloads gain nothing from gzip. */
+const GZIP_FROM_BYTES = 256;
+/** Larger payloads are compressed off the event loop. */
+const GZIP_ASYNC_FROM_BYTES = 16 * 1024;
+const gzipAsync = promisify(gzip);
+
+/** Writes events to the partitions of streams. An event counts as stored once JetStream has acknowledged it. */
+export class Appender {
+  readonly #js: JetStream;
+  /** Where the next event without key goes, per stream. */
+  readonly #turns = new Map<string, number>();
+
+  constructor(js: JetStream) {
+    this.#js = js;
+  }
+
+  /** Stores one event. @throws ServiceError. */
+  async append(stream: StreamRecord, event: NewEvent, options: AppendOptions): Promise<Ack> {
+    const prepared = await this.prepare(stream, event, options.gzip ?? false);
+    const { publisher } = this.#js;
+    if (publisher.full) await publisher.room(options.deadline);
+    const { eventId, partition } = prepared;
+    try {
+      const { seq, duplicate } = await publisher.publishOne(
+        prepared.subject,
+        prepared.header,
+        prepared.payload,
+        options.deadline,
+        true,
+      );
+      return { eventId, partition, offset: seq - 1, duplicate };
+    } catch (error) {
+      throw await this.#explain(stream, partition, error as ServiceError, options.deadline);
+    }
+  }
+
+  /** Stores events, each by itself. @returns one outcome each, in order; never rejects for a single event. */
+  async appendAll(
+    stream: StreamRecord,
+    events: readonly (NewEvent | ServiceError)[],
+    options: AppendOptions,
+  ): Promise<Outcome[]> {
+    const outcomes = new Array<Outcome>(events.length);
+    const sink = new Collector(outcomes);
+    const { publisher } = this.#js;
+    for (let index = 0; index < events.length; index++) {
+      const event = events[index]!;
+      let prepared: Prepared;
+      try {
+        if (event instanceof ServiceError) throw event;
+        const preparing = this.prepare(stream, event, options.gzip ?? false);
+        prepared = preparing instanceof Promise ? await preparing : preparing;
+        if (publisher.full) await publisher.room(options.deadline);
+      } catch (error) {
+        if (!(error instanceof ServiceError)) throw error;
+        outcomes[index] = { eventId: event instanceof ServiceError ? undefined : event.eventId, error };
+        continue;
+      }
+      sink.expect(index, prepared);
+      publisher.publish(prepared.subject, prepared.header, prepared.payload, options.deadline, sink, index, true);
+    }
+    await sink.settled();
+    for (const [index, partition] of sink.refusedExpectations) {
+      const { eventId, error } = outcomes[index] as { eventId: string; error: ServiceError };
+      outcomes[index] = { eventId, error: await this.#explain(stream, partition, error, options.deadline) };
+    }
+    return outcomes;
+  }
+
+  /**
+   * Makes every choice about an event: partition, id, stored form. Gives a promise only where a large payload is
+   * compressed.
+   *
+   * @throws ServiceError for what the stream does not take.
+   */
+  prepare(stream: StreamRecord, event: NewEvent, gzipped: boolean, extra?: string): Prepared | Promise<Prepared> {
+    if (event.payload.length > stream.maxMessageBytes)
+      throw notSerializable(
+        `the event has ${event.payload.length} bytes, "${stream.name}" takes at most ${stream.maxMessageBytes}`,
+        413,
+      );
+    const partition = this.choosePartition(stream, event);
+    if (!(gzipped || stream.compression === "gzip") || event.payload.length < GZIP_FROM_BYTES)
+      return stored(stream, event, partition, event.payload, undefined, extra);
+    const { length } = event.payload;
+    if (length < GZIP_ASYNC_FROM_BYTES) return stored(stream, event, partition, gzipSync(event.payload), length, extra);
+    return gzipAsync(event.payload).then((bytes) => stored(stream, event, partition, bytes, length, extra));
+  }
+
+  /**
+   * The explicit partition, else the one that Kafka's partitioner gives the partition key or key, else the one of the
+   * client's event id, so that a repeat finds its first; else the next in turn.
+   */
+  choosePartition(stream: StreamRecord, event: NewEvent): number {
+    if (event.partition !== undefined) {
+      if (event.partition >= stream.partitions)
+        throw partitionNotFound(stream.name, event.partition, stream.partitions);
+      return event.partition;
+    }
+    if (stream.partitions === 1) return 0;
+    const key = event.partitionKey ?? event.key ?? event.eventId;
+    if (key !== undefined) return partitionOf(key, stream.partitions);
+    if (event.expectedOffset !== undefined)
+      throw invalidArgument("expectedOffset", "needs partition, partitionKey or key to say of which partition");
+    const turn = this.#turns.get(stream.id) ?? Math.floor(Math.random() * stream.partitions);
+    this.#turns.set(stream.id, turn + 1);
+    return turn % stream.partitions;
+  }
+
+  /** Adds the actual end offset to a refused `expectedOffset`; other failures stay as they are. */
+  async #explain(
+    stream: StreamRecord,
+    partition: number,
+    error: ServiceError,
+    deadline: Deadline,
+  ): Promise<ServiceError> {
+    if (error.code !== ErrorCode.PRECONDITION_FAILED) return error;
+    const { endOffset } = await partitionState(this.#js, stream.name, partition, deadline);
+    return expectationFailed(stream, partition, endOffset);
+  }
+}
+
+/** PRECONDITION_FAILED with the offset that the partition's next event gets. */
+export function expectationFailed(stream: StreamRecord, partition: number, endOffset: number): ServiceError {
+  const description = `the end offset of "${stream.name}"/${partition} is ${endOffset}`;
+  return new ServiceError(ErrorCode.PRECONDITION_FAILED, description, {
+    details: [{ field: "expectedOffset", description, endOffset }],
+  });
+}
+
+function stored(
+  stream: StreamRecord,
+  event: NewEvent,
+  partition: number,
+  payload: Uint8Array,
+  gzipOf: number | undefined,
+  extra: string | undefined,
+): Prepared {
+  const eventId = event.eventId ?? newEventId();
+  const header = encodeHeader({
+    contentType: event.contentType,
+    eventId,
+    key: event.key,
+    partitionKey: event.partitionKey,
+    headers: event.headers,
+    expectedOffset: event.expectedOffset,
+    gzipOf,
+    extra,
+  });
+  return { subject: partitionSubject(stream.name, partition), partition, eventId, header, payload };
+}
+
+/** Gathers the outcomes of a batch; one promise for all of it. */
+class Collector implements AckSink {
+  readonly #outcomes: Outcome[];
+  readonly #sent: Prepared[] = [];
+  readonly refusedExpectations: [index: number, partition: number][] = [];
+  #open = 0;
+  #done: (() => void) | undefined;
+
+  constructor(outcomes: Outcome[]) {
+    this.#outcomes = outcomes;
+  }
+
+  expect(index: number, prepared: Prepared): void {
+    this.#sent[index] = prepared;
+    this.#open++;
+  }
+
+  async settled(): Promise<void> {
+    if (this.#open > 0)
+      await new Promise<void>((resolve) => {
+        this.#done = resolve;
+      });
+  }
+
+  stored(index: number, seq: number, duplicate: boolean): void {
+    const { eventId, partition } = this.#sent[index]!;
+    this.#settle(index, { eventId, partition, offset: seq - 1, duplicate });
+  }
+
+  failed(index: number, error: ServiceError): void {
+    const { eventId, partition } = this.#sent[index]!;
+    if (error.code === ErrorCode.PRECONDITION_FAILED) this.refusedExpectations.push([index, partition]);
+    this.#settle(index, { eventId, error });
+  }
+
+  #settle(index: number, outcome: Outcome): void {
+    this.#outcomes[index] = outcome;
+    if (--this.#open === 0) this.#done?.();
+  }
+}

@@ -1,0 +1,147 @@
+import { randomBytes } from "node:crypto";
+import type { Deadline } from "../domain/deadline.ts";
+import { ErrorCode, invalidArgument, ServiceError } from "../domain/errors.ts";
+import type { Ack, NewEvent } from "../domain/event.ts";
+import { MAX_ATOMIC_BATCH_EVENTS } from "../domain/limits.ts";
+import type { JetStream } from "../jetstream/connection.ts";
+import { batchLines, findDuplicate, publishAtomic } from "../jetstream/atomic-batch.ts";
+import { partitionState } from "../jetstream/partitions.ts";
+import { type AppendOptions, type Appender, expectationFailed, type Outcome, type Prepared } from "./append.ts";
+import type { StreamRecord } from "./catalog.ts";
+
+/**
+ * Stores all events or none, by JetStream's atomic batch publish (NATS ADR-50), which spans one JetStream stream: hence
+ * one partition.
+ *
+ * @returns one outcome each; when one event is at fault all carry an error.
+ * @throws ServiceError INVALID_ARGUMENT for a batch that can't be atomic; what JetStream refuses as a whole.
+ */
+export async function appendAtomic(
+  js: JetStream,
+  appender: Appender,
+  stream: StreamRecord,
+  events: readonly (NewEvent | ServiceError)[],
+  options: AppendOptions,
+): Promise<Outcome[]> {
+  if (events.length > MAX_ATOMIC_BATCH_EVENTS)
+    throw invalidArgument("events", `an atomic batch has at most ${MAX_ATOMIC_BATCH_EVENTS} events`);
+  const faulty = events.findIndex((event) => event instanceof ServiceError);
+  if (faulty >= 0) return allFailed(events, faulty);
+  const good = events as readonly NewEvent[];
+  const partition = commonPartition(appender, stream, good);
+  const expected = expectedStart(good);
+
+  const batchId = randomBytes(12).toString("hex");
+  const prepared: Prepared[] = [];
+  for (const [index, event] of good.entries()) {
+    const { expectedOffset: _, ...rest } = event;
+    try {
+      const first = index === 0 && expected !== undefined ? { expectedOffset: expected } : {};
+      prepared.push(
+        await appender.prepare(
+          stream,
+          { ...rest, ...first, partition },
+          options.gzip ?? false,
+          batchLines(batchId, index, good.length),
+        ),
+      );
+    } catch (error) {
+      if (!(error instanceof ServiceError)) throw error;
+      return allFailed((good as readonly (NewEvent | ServiceError)[]).with(index, error), index);
+    }
+  }
+  return publish(js, stream, partition, prepared, options.deadline);
+}
+
+async function publish(
+  js: JetStream,
+  stream: StreamRecord,
+  partition: number,
+  prepared: readonly Prepared[],
+  deadline: Deadline,
+): Promise<Outcome[]> {
+  const end = await publishAtomic(js, prepared, deadline);
+  const from = end.kind === "stored" ? end.lastSeq - prepared.length : 0;
+  switch (end.kind) {
+    case "stored":
+      return prepared.map(
+        ({ eventId }, index): Ack => ({ eventId, partition, offset: from + index, duplicate: false }),
+      );
+    case "expectation":
+      throw expectationFailed(
+        stream,
+        partition,
+        (await partitionState(js, stream.name, partition, deadline)).endOffset,
+      );
+    case "duplicate":
+      return earlierBatch(js, partition, prepared, deadline);
+  }
+}
+
+/** Some id was stored before. When all were, this is a repeat of a stored batch and gets the same answer. */
+async function earlierBatch(
+  js: JetStream,
+  partition: number,
+  prepared: readonly Prepared[],
+  deadline: Deadline,
+): Promise<Outcome[]> {
+  const found = await Promise.all(
+    prepared.map(({ subject, eventId }) => findDuplicate(js, subject, eventId, deadline)),
+  );
+  const known = prepared.filter((_, index) => found[index] !== undefined).map(({ eventId }) => eventId);
+  if (known.length < prepared.length)
+    throw new ServiceError(
+      ErrorCode.ALREADY_EXISTS,
+      `nothing was stored: ${known.length} of the ids were published before`,
+      {
+        details: known.slice(0, 10).map((eventId) => ({ field: "eventId", description: eventId })),
+      },
+    );
+  return prepared.map(
+    ({ eventId }, index): Ack => ({ eventId, partition, offset: found[index]! - 1, duplicate: true }),
+  );
+}
+
+function commonPartition(appender: Appender, stream: StreamRecord, events: readonly NewEvent[]): number {
+  const named = events.filter(
+    (event) => event.partition !== undefined || event.partitionKey !== undefined || event.key !== undefined,
+  );
+  // Events that name no partition go where the others do; when none does, all go to one.
+  const chosen = new Set(
+    (named.length > 0 ? named : events.slice(0, 1)).map((event) => appender.choosePartition(stream, event)),
+  );
+  const [partition] = chosen;
+  if (chosen.size > 1)
+    throw invalidArgument(
+      "options.atomic",
+      `the events belong to ${chosen.size} partitions; an atomic batch is stored in one`,
+    );
+  return partition!;
+}
+
+/** Where the batch must begin, from the events' expected offsets. */
+function expectedStart(events: readonly NewEvent[]): number | undefined {
+  let start: number | undefined;
+  for (const [index, { expectedOffset }] of events.entries()) {
+    if (expectedOffset === undefined) continue;
+    if (start !== undefined && start !== expectedOffset - index)
+      throw invalidArgument(
+        `events[${index}].expectedOffset`,
+        "contradicts that of an earlier event of this atomic batch",
+      );
+    start = expectedOffset - index;
+  }
+  if (start !== undefined && start < 0) throw invalidArgument("events", "the expected offsets can't hold together");
+  return start;
+}
+
+function allFailed(events: readonly (NewEvent | ServiceError)[], faulty: number): Outcome[] {
+  const others = new ServiceError(
+    ErrorCode.PRECONDITION_FAILED,
+    `not stored, because event ${faulty} of this atomic batch is at fault`,
+  );
+  return events.map((event) => ({
+    eventId: event instanceof ServiceError ? undefined : event.eventId,
+    error: event instanceof ServiceError ? event : others,
+  }));
+}

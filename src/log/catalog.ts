@@ -1,0 +1,241 @@
+import { randomBytes } from "node:crypto";
+import { isDeepStrictEqual } from "node:util";
+import { type Deadline } from "../domain/deadline.ts";
+import { ErrorCode, invalidArgument, ServiceError, streamNotFound } from "../domain/errors.ts";
+import { DEFAULT_MAX_MESSAGE_BYTES, MESSAGE_OVERHEAD_BYTES } from "../domain/limits.ts";
+import type { JetStream } from "../jetstream/connection.ts";
+import { toServiceError } from "../jetstream/errors.ts";
+import { type Bucket, type Change, openBucket } from "../jetstream/kv.ts";
+import { STREAMS_BUCKET } from "../jetstream/names.ts";
+import { createPartitions, deletePartitions, updatePartitions } from "../jetstream/partitions.ts";
+
+export type Compression = "none" | "gzip" | "s2";
+
+/** Settings of a stream with their defaults filled in. */
+export interface StreamSettings {
+  readonly partitions: number;
+  readonly replicationFactor: number;
+  /** Milliseconds; undefined: for ever. */
+  readonly retentionMs: number | undefined;
+  readonly compression: Compression;
+  /** Bytes of one payload, uncompressed. */
+  readonly maxMessageBytes: number;
+  /** Bytes of each partition; undefined: no bound. */
+  readonly maxBytes: number | undefined;
+  readonly duplicateWindowMs: number;
+}
+
+/** A stream as the catalog keeps it. */
+export interface StreamRecord extends StreamSettings {
+  /** One life of the name: a stream that is deleted and created again has another. */
+  readonly id: string;
+  readonly name: string;
+  readonly createdAtMs: number;
+  /** Only a `ready` stream is shown; the others are finished or undone by the next call that names them. */
+  readonly state: "creating" | "ready" | "deleting";
+}
+
+/** What a creation or change asks for; what is left out has its default, or stays. */
+export type SettingsChange = { readonly [Field in keyof StreamSettings]?: StreamSettings[Field] | undefined };
+
+/** Is told that a stream is gone for good. */
+export type DeleteHook = (stream: StreamRecord, deadline: Deadline) => Promise<void>;
+
+const DEFAULT_DUPLICATE_WINDOW_MS = 120_000;
+
+/** The streams there are. Any gateway may create and delete; all learn of it by a watch. */
+export class Catalog implements AsyncDisposable {
+  readonly #js: JetStream;
+  readonly #bucket: Bucket<StreamRecord>;
+  readonly #records = new Map<string, StreamRecord>();
+  readonly #onDelete: DeleteHook;
+  #watch: AsyncDisposable | undefined;
+
+  private constructor(js: JetStream, bucket: Bucket<StreamRecord>, onDelete: DeleteHook) {
+    this.#js = js;
+    this.#bucket = bucket;
+    this.#onDelete = onDelete;
+  }
+
+  /** @param onDelete removes what else belongs to a stream, before its name is free again. */
+  static async open(js: JetStream, replicas: number, onDelete: DeleteHook): Promise<Catalog> {
+    const catalog = new Catalog(js, await openBucket<StreamRecord>(js, STREAMS_BUCKET, replicas), onDelete);
+    catalog.#watch = await catalog.#bucket.watch(">", (change) => catalog.#changed(change));
+    return catalog;
+  }
+
+  /** The stream if this gateway knows it as ready; no I/O. */
+  known(name: string): StreamRecord | undefined {
+    const record = this.#records.get(name);
+    return record?.state === "ready" ? record : undefined;
+  }
+
+  /** @throws ServiceError STREAM_NOT_FOUND. */
+  async find(name: string, deadline: Deadline): Promise<StreamRecord> {
+    return this.known(name) ?? this.refresh(name, deadline);
+  }
+
+  /** As {@link find}, past what this gateway remembers. */
+  async refresh(name: string, deadline: Deadline): Promise<StreamRecord> {
+    const { value, revision } = await this.#bucket.get(name, deadline);
+    if (value?.state === "creating") return this.#finishCreation(value, revision, deadline);
+    if (value?.state === "deleting") await this.#finishDeletion(value, deadline);
+    if (value?.state !== "ready") {
+      this.#records.delete(name);
+      throw streamNotFound(name);
+    }
+    this.#records.set(name, value);
+    return value;
+  }
+
+  /**
+   * Creates a stream; the same settings again give the one that exists.
+   *
+   * @throws ServiceError ALREADY_EXISTS with other settings, INVALID_ARGUMENT for what the cluster can't do.
+   */
+  async create(name: string, asked: SettingsChange, deadline: Deadline): Promise<StreamRecord> {
+    const settings = this.#withDefaults(asked);
+    for (;;) {
+      const { value, revision } = await this.#bucket.get(name, deadline);
+      if (value?.state === "deleting") {
+        await this.#finishDeletion(value, deadline);
+        continue;
+      }
+      if (value) return this.#existing(value, revision, settings, deadline);
+      const id = randomBytes(6).toString("hex");
+      const record: StreamRecord = { ...settings, id, name, createdAtMs: Date.now(), state: "creating" };
+      const written = await this.#bucket.put(name, record, revision, deadline);
+      if (written !== undefined) return this.#finishCreation(record, written, deadline);
+    }
+  }
+
+  /** Changes settings. @throws ServiceError STREAM_NOT_FOUND, INVALID_ARGUMENT. */
+  async update(name: string, change: SettingsChange, deadline: Deadline): Promise<StreamRecord> {
+    for (;;) {
+      await this.refresh(name, deadline);
+      const { value, revision } = await this.#bucket.get(name, deadline);
+      if (value?.state !== "ready") throw streamNotFound(name);
+      const named = Object.fromEntries(Object.entries(change).filter(([, setting]) => setting !== undefined));
+      const next: StreamRecord = { ...value, ...named };
+      if (next.partitions < value.partitions)
+        throw invalidArgument("partitions", `"${name}" has ${value.partitions} partitions and can't have fewer`);
+      this.#checkSettings(next);
+      // JetStream first: a crash in between leaves partitions that nobody uses yet, and the same call finishes it.
+      await this.#refusable(() => updatePartitions(this.#js, value, next, deadline));
+      if ((await this.#bucket.put(name, next, revision, deadline)) === undefined) continue;
+      this.#records.set(name, next);
+      return next;
+    }
+  }
+
+  /** Deletes a stream with all that belongs to it. @throws ServiceError STREAM_NOT_FOUND. */
+  async delete(name: string, deadline: Deadline): Promise<void> {
+    for (;;) {
+      const { value, revision } = await this.#bucket.get(name, deadline);
+      if (!value) throw streamNotFound(name);
+      if (value.state === "deleting") {
+        await this.#finishDeletion(value, deadline);
+        throw streamNotFound(name);
+      }
+      const record: StreamRecord = { ...value, state: "deleting" };
+      if ((await this.#bucket.put(name, record, revision, deadline)) === undefined) continue;
+      await this.#finishDeletion(record, deadline);
+      return;
+    }
+  }
+
+  /** Ready streams whose names begin with `prefix` and come after `after`, by name. */
+  list(prefix: string, after: string, limit: number): StreamRecord[] {
+    return [...this.#records.values()]
+      .filter((record) => record.state === "ready" && record.name.startsWith(prefix) && record.name > after)
+      .sort((a, b) => (a.name < b.name ? -1 : 1))
+      .slice(0, limit);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#watch?.[Symbol.asyncDispose]();
+  }
+
+  #changed(change: Change<StreamRecord>): void {
+    if (change.value) this.#records.set(change.key, change.value);
+    else this.#records.delete(change.key);
+  }
+
+  async #existing(
+    record: StreamRecord,
+    revision: number,
+    settings: StreamSettings,
+    deadline: Deadline,
+  ): Promise<StreamRecord> {
+    const { id: _id, name, createdAtMs: _at, state, ...present } = record;
+    const same = isDeepStrictEqual(JSON.parse(JSON.stringify(settings)), JSON.parse(JSON.stringify(present)));
+    if (!same)
+      throw new ServiceError(ErrorCode.ALREADY_EXISTS, `stream "${name}" exists with other settings`, {
+        details: [{ field: "name", description: `its settings are ${JSON.stringify(present)}` }],
+      });
+    return state === "creating" ? this.#finishCreation(record, revision, deadline) : record;
+  }
+
+  async #finishCreation(record: StreamRecord, revision: number, deadline: Deadline): Promise<StreamRecord> {
+    try {
+      await this.#refusable(() => createPartitions(this.#js, record, deadline));
+    } catch (error) {
+      // What JetStream refuses now it will refuse again: undone, so that the name is free.
+      if (error instanceof ServiceError && REFUSALS.has(error.code)) {
+        const undone: StreamRecord = { ...record, state: "deleting" };
+        if ((await this.#bucket.put(record.name, undone, revision, deadline)) !== undefined)
+          await this.#finishDeletion(undone, deadline);
+      }
+      throw error;
+    }
+    const ready: StreamRecord = { ...record, state: "ready" };
+    // Another gateway that came first finished the same creation or began to delete it.
+    if ((await this.#bucket.put(record.name, ready, revision, deadline)) === undefined)
+      return this.refresh(record.name, deadline);
+    this.#records.set(record.name, ready);
+    return ready;
+  }
+
+  async #finishDeletion(record: StreamRecord, deadline: Deadline): Promise<void> {
+    this.#records.delete(record.name);
+    await deletePartitions(this.#js, record, deadline);
+    await this.#onDelete(record, deadline);
+    await this.#bucket.delete(record.name, deadline);
+  }
+
+  #withDefaults(asked: SettingsChange): StreamSettings {
+    const settings: StreamSettings = {
+      partitions: asked.partitions ?? 1,
+      replicationFactor: asked.replicationFactor ?? 1,
+      retentionMs: asked.retentionMs,
+      compression: asked.compression ?? "none",
+      maxMessageBytes: asked.maxMessageBytes ?? Math.min(DEFAULT_MAX_MESSAGE_BYTES, this.#largestMessage()),
+      maxBytes: asked.maxBytes,
+      duplicateWindowMs:
+        asked.duplicateWindowMs ?? Math.min(DEFAULT_DUPLICATE_WINDOW_MS, asked.retentionMs ?? Number.POSITIVE_INFINITY),
+    };
+    this.#checkSettings(settings);
+    return settings;
+  }
+
+  #checkSettings(settings: StreamSettings): void {
+    if (settings.retentionMs !== undefined && settings.duplicateWindowMs > settings.retentionMs)
+      throw invalidArgument("config.duplicateWindowMs", "must not be above retentionMs");
+    if (settings.maxMessageBytes > this.#largestMessage())
+      throw invalidArgument("config.maxMessageBytes", `the NATS servers take at most ${this.#largestMessage()} bytes`);
+  }
+
+  #largestMessage(): number {
+    return this.#js.maxPayload - MESSAGE_OVERHEAD_BYTES;
+  }
+
+  async #refusable<T>(work: () => Promise<T>): Promise<T> {
+    try {
+      return await work();
+    } catch (error) {
+      throw toServiceError(error);
+    }
+  }
+}
+
+const REFUSALS = new Set([ErrorCode.INVALID_ARGUMENT, ErrorCode.QUOTA_EXCEEDED]);

@@ -1,0 +1,264 @@
+import { type Deadline, msLeft } from "../domain/deadline.ts";
+import { invalidOffset, timedOut, unavailable } from "../domain/errors.ts";
+import { Mutex } from "../domain/mutex.ts";
+import type { JetStream } from "../jetstream/connection.ts";
+import {
+  acknowledge,
+  createDurable,
+  type DurableState,
+  durableState,
+  giveBack,
+  resetDurable,
+} from "../jetstream/durable.ts";
+import type { Delivered, PullResult } from "../jetstream/fetch.ts";
+import type { Bucket } from "../jetstream/kv.ts";
+import { partitionState } from "../jetstream/partitions.ts";
+
+/** What is stored of a group in a partition; the durable consumer beside it only follows. */
+export interface OffsetRecord {
+  /** Last event processed; absent before the first commit. */
+  readonly committed?: number;
+  /** First offset that is handed out again when what was handed out is forgotten: after a commit the next one. */
+  readonly resume: number;
+}
+
+/** How a {@link GroupPartition} finds its place. */
+export interface GroupPartitionPlace {
+  readonly stream: string;
+  readonly partition: number;
+  readonly jsStream: string;
+  readonly durable: string;
+  /** KV key of its {@link OffsetRecord}. */
+  readonly key: string;
+  /** Where the group starts that has stored nothing yet. */
+  readonly start: number;
+  readonly ackWaitMs: number;
+}
+
+/**
+ * One group in one partition: the position, which a durable consumer keeps, and the committed offset, which a KV entry
+ * keeps. The entry is the truth: on a single server an acknowledgement can be taken back by a crash, a stored entry
+ * can't. Offsets below `resume` are done; the durable's floor stands at the same place or is brought there.
+ *
+ * What this gateway remembers of a position is exact only while no other gateway hands out events of the group.
+ */
+export class GroupPartition {
+  readonly place: GroupPartitionPlace;
+  readonly #js: JetStream;
+  readonly #offsets: Bucket<OffsetRecord>;
+  readonly #mutex = new Mutex();
+  #record: OffsetRecord;
+  #revision = 0;
+  /** The connection for which entry and durable were last compared; 0: never. */
+  #epoch = 0;
+  /** Events may have been handed to nobody; they are handed out again. */
+  #rewind = false;
+  /** Events returned by {@link giveBack}, whose second delivery is no sign of a lost consumer. */
+  readonly #returned = new Set<number>();
+  #position = 0;
+  #pending = 0;
+  #lastConsumerSeq = 0;
+
+  constructor(js: JetStream, offsets: Bucket<OffsetRecord>, place: GroupPartitionPlace) {
+    this.#js = js;
+    this.#offsets = offsets;
+    this.place = place;
+    this.#record = { resume: place.start };
+  }
+
+  /** Next offset to be handed out. */
+  get position(): number {
+    return this.#position;
+  }
+
+  /** Events not handed out, as of the last contact with the durable. */
+  get pending(): number {
+    return this.#pending;
+  }
+
+  get committed(): number | undefined {
+    return this.#record.committed;
+  }
+
+  /** Hands out again, at the next pull, what was handed out and is not committed. */
+  forgetHandedOut(): void {
+    this.#rewind = true;
+  }
+
+  /** Runs `task` alone among all that moves this partition's position or committed offset. */
+  exclusive<T>(task: () => Promise<T>): Promise<T> {
+    return this.#mutex.run(task);
+  }
+
+  /** Makes durable and entry agree, where a crash or a lost connection may have come between them. */
+  async prepare(deadline: Deadline): Promise<void> {
+    if (this.#epoch === this.#js.epoch && !this.#rewind) return;
+    const epoch = this.#js.epoch;
+    await this.#load(deadline);
+    const { jsStream, durable, ackWaitMs } = this.place;
+    const state = await createDurable(this.#js, jsStream, durable, ackWaitMs, deadline);
+    const { resume } = this.#record;
+    if (state.floorSeq < resume || (this.#rewind && state.deliveredSeq > resume)) await this.#reset(resume, deadline);
+    else this.#adopt(state);
+    this.#rewind = false;
+    this.#epoch = epoch;
+  }
+
+  /** Reads position and lag anew. */
+  async refresh(deadline: Deadline): Promise<void> {
+    const state = await durableState(this.#js, this.place.jsStream, this.place.durable, deadline);
+    if (state) this.#adopt(state);
+    else this.#epoch = 0;
+  }
+
+  /** Reads the stored entry anew, where another gateway may have written it. */
+  async reload(deadline: Deadline): Promise<void> {
+    await this.#load(deadline);
+  }
+
+  /**
+   * Takes what is there now, at most `batch` messages and `maxBytes`, in order and without a gap after what was handed
+   * out before. Call it inside {@link exclusive}.
+   *
+   * @throws ServiceError TIMEOUT when messages may have been lost on their way; the next pull hands them out again.
+   */
+  async pull(batch: number, maxBytes: number, deadline: Deadline): Promise<PullResult> {
+    for (let attempt = 0; ; attempt++) {
+      await this.#js.whenConnected(deadline);
+      await this.prepare(deadline);
+      const { jsStream, durable } = this.place;
+      const result = await this.#js.fetcher.pull(jsStream, durable, { batch, maxBytes, waitMs: 0 });
+      if (result.end === "lost") {
+        // Messages may have been on their way that nobody will see: they are handed out again.
+        this.#rewind = true;
+        if (attempt >= 2 || msLeft(deadline) === 0) throw timedOut("the storage did not answer in time");
+        continue;
+      }
+      if (result.end === "missing" && result.messages.length === 0) {
+        // Gone by inactivity, or without a leader for now.
+        this.#epoch = 0;
+        if (attempt >= 2) throw unavailable("the storage can't hand out events now");
+        continue;
+      }
+      if (attempt < 2 && this.#redelivered(result.messages)) {
+        // Handed out once and not committed in time. All that came after is handed out again too, or its order is lost.
+        this.#rewind = true;
+        continue;
+      }
+      this.accept(result);
+      return result;
+    }
+  }
+
+  /** Waits for the first message. Not inside {@link exclusive}; what comes is to be given to {@link accept} there. */
+  wait(waitMs: number, signal: AbortSignal): Promise<PullResult> {
+    return this.#js.fetcher.pull(this.place.jsStream, this.place.durable, { batch: 1, waitMs }, signal);
+  }
+
+  /** Notes that messages were handed out. */
+  accept(result: PullResult): void {
+    const last = result.messages.at(-1);
+    if (last) {
+      this.#position = Math.max(this.#position, last.seq);
+      this.#lastConsumerSeq = last.consumerSeq;
+      this.#pending = last.pending;
+      if (this.#returned.size > 0) for (const message of result.messages) this.#returned.delete(message.seq);
+    } else if (result.end === "empty") this.#pending = 0;
+  }
+
+  /** Whether some message was delivered before, and not only because its poll was given back. */
+  #redelivered(messages: readonly Delivered[]): boolean {
+    return messages.some((message) => message.deliveries > 1 && !this.#returned.has(message.seq));
+  }
+
+  /** Returns messages that reached nobody: they come first in the next pull. Call it inside {@link exclusive}. */
+  async giveBack(messages: readonly Delivered[]): Promise<void> {
+    for (const message of messages) {
+      this.#returned.add(message.seq);
+      giveBack(this.#js, message.reply);
+    }
+    const first = messages[0];
+    if (!first) return;
+    this.#position = Math.min(this.#position, first.seq - 1);
+    // The next pull must not overtake them on their way to the server.
+    await this.#js.nc.flush().catch(() => {});
+  }
+
+  /** Moves the position, and where handing out resumes, to `offset`. Call it inside {@link exclusive}. */
+  async seek(offset: number, deadline: Deadline): Promise<void> {
+    await this.prepare(deadline);
+    await this.#store({ ...this.#record, resume: offset }, deadline);
+    await this.#reset(offset, deadline);
+  }
+
+  /**
+   * Checks a commit. Call it inside {@link exclusive}, before {@link commit}.
+   *
+   * @throws ServiceError INVALID_OFFSET when `offset` is outside the partition's range.
+   */
+  async checkCommit(offset: number, deadline: Deadline): Promise<void> {
+    await this.prepare(deadline);
+    if (this.#handedOut(offset)) return;
+    // Other gateways may have handed out more than this one knows.
+    const { stream, partition } = this.place;
+    const [state] = await Promise.all([
+      partitionState(this.#js, stream, partition, deadline),
+      this.refresh(deadline),
+      this.reload(deadline),
+    ]);
+    const name = `"${stream}"/${partition}`;
+    if (this.#handedOut(offset)) return;
+    if (offset < state.startOffset)
+      throw invalidOffset(`offset ${offset} is below startOffset ${state.startOffset} of ${name}`);
+    if (offset >= state.endOffset)
+      throw invalidOffset(`offset ${offset} is not below endOffset ${state.endOffset} of ${name}`);
+  }
+
+  /** Stores a checked commit; the position moves only when it lies elsewhere. Call it inside {@link exclusive}. */
+  async commit(offset: number, deadline: Deadline): Promise<void> {
+    const inOrder = this.#handedOut(offset);
+    // The entry before the floor: a crash in between leaves the floor behind, and that is seen and mended.
+    await this.#store({ committed: offset, resume: offset + 1 }, deadline);
+    if (!inOrder) return this.#reset(offset + 1, deadline);
+    const consumerSeq = this.#lastConsumerSeq - (this.#position - (offset + 1));
+    if (consumerSeq > 0) acknowledge(this.#js, this.place.jsStream, this.place.durable, offset + 1, consumerSeq);
+  }
+
+  /** Neither behind what is done nor ahead of what was handed out. */
+  #handedOut(offset: number): boolean {
+    return offset + 1 >= this.#record.resume && offset < this.#position;
+  }
+
+  async #load(deadline: Deadline): Promise<void> {
+    const { value, revision } = await this.#offsets.get(this.place.key, deadline);
+    this.#record = value ?? { resume: this.place.start };
+    this.#revision = revision;
+  }
+
+  async #store(record: OffsetRecord, deadline: Deadline): Promise<void> {
+    for (;;) {
+      const revision = await this.#offsets.put(this.place.key, record, this.#revision, deadline);
+      if (revision !== undefined) {
+        this.#record = record;
+        this.#revision = revision;
+        return;
+      }
+      // Another gateway wrote it; the later call wins.
+      await this.#load(deadline);
+    }
+  }
+
+  async #reset(resume: number, deadline: Deadline): Promise<void> {
+    await resetDurable(this.#js, this.place.jsStream, this.place.durable, resume + 1, deadline);
+    this.#returned.clear();
+    this.#lastConsumerSeq = 0;
+    this.#position = resume;
+    await this.refresh(deadline);
+  }
+
+  #adopt(state: DurableState): void {
+    this.#position = Math.max(state.deliveredSeq, this.#record.resume);
+    this.#lastConsumerSeq = state.deliveredConsumerSeq;
+    this.#pending = state.pending;
+  }
+}

@@ -1,0 +1,271 @@
+import { type Deadline, deadlineIn, msLeft } from "../domain/deadline.ts";
+import { invalidOffset, partitionNotFound } from "../domain/errors.ts";
+import type { StoredEvent } from "../domain/event.ts";
+import { mapLimit } from "../domain/map-limit.ts";
+import type { JetStream } from "../jetstream/connection.ts";
+import type { Delivered } from "../jetstream/fetch.ts";
+import { partitionStates } from "../jetstream/partitions.ts";
+import { decodeEvent, eventBytes } from "./decode.ts";
+import type { GroupPartition } from "./group-partition.ts";
+import type { GroupInStream } from "./groups.ts";
+
+export interface PollOptions {
+  /** Undefined: all. */
+  readonly partitions: readonly number[] | undefined;
+  /** Moves the position of the polled partitions there first. */
+  readonly seekTo: number | undefined;
+  /** Most events, from 1. */
+  readonly limit: number;
+  /** Most bytes of payloads, keys and headers; one event is handed out all the same. */
+  readonly maxBytes: number;
+  /** How long to wait for the first event when there is none. */
+  readonly waitMs: number;
+  readonly filter: ((event: StoredEvent) => boolean) | undefined;
+  readonly autoCommit: boolean;
+  /** For everything but the wait. */
+  readonly deadline: Deadline;
+  /** The caller is gone: what was taken for it is given back. */
+  readonly signal: AbortSignal;
+}
+
+/** Where the group is in one partition after a poll. */
+export interface PolledPartition {
+  readonly partition: number;
+  readonly nextOffset: number;
+  readonly lag: number;
+  readonly committedOffset: number | undefined;
+}
+
+export interface PollResult {
+  /** In offset order within each partition. */
+  readonly events: StoredEvent[];
+  readonly partitions: PolledPartition[];
+  readonly lag: number;
+  readonly nextOffset: number;
+  /** Returns the events, in order, when the answer could not be sent. */
+  giveBack(): Promise<void>;
+}
+
+/** Partitions asked at once; more only queue up in front of the server. */
+const PARALLEL = 64;
+/** A round asks only as many partitions as are needed when each gives this many events, so that few requests carry many. */
+const SMALLEST_SHARE = 64;
+
+/** Hands out a group's next events and moves its position past them. @throws ServiceError. */
+export async function poll(js: JetStream, group: GroupInStream, options: PollOptions): Promise<PollResult> {
+  const { stream } = group;
+  const indexes = options.partitions
+    ? [...new Set(options.partitions)].sort((a, b) => a - b)
+    : range(stream.partitions);
+  for (const index of indexes)
+    if (index >= stream.partitions) throw partitionNotFound(stream.name, index, stream.partitions);
+  const partitions = indexes.map((index) => group.partition(index));
+  if (options.seekTo !== undefined) await seek(js, group, partitions, options.seekTo, options.deadline);
+
+  const run = new Poll(group, partitions, options);
+  try {
+    await run.take();
+    const waitUntil = deadlineIn(options.waitMs);
+    while (run.events.length === 0 && msLeft(waitUntil) > 0 && !options.signal.aborted) {
+      if (await run.wait(waitUntil)) await run.take();
+    }
+    if (options.signal.aborted) throw options.signal.reason;
+    if (options.autoCommit) await run.commit();
+    return await run.result();
+  } catch (error) {
+    await run.giveBack();
+    throw error;
+  }
+}
+
+/** Moves the position of all partitions; each ends at its end where the offset lies beyond. */
+async function seek(
+  js: JetStream,
+  group: GroupInStream,
+  partitions: readonly GroupPartition[],
+  offset: number,
+  deadline: Deadline,
+): Promise<void> {
+  const states = await partitionStates(js, group.stream, deadline);
+  const polled = partitions.map((partition) => states[partition.place.partition]!);
+  const name = `"${group.stream.name}"`;
+  const end = Math.max(...polled.map((state) => state.endOffset));
+  if (offset > end)
+    throw invalidOffset(`offset ${offset} is above endOffset ${end} of the polled partitions of ${name}`);
+  const cut = polled.find((state) => offset < state.startOffset);
+  if (cut) throw invalidOffset(`offset ${offset} is below startOffset ${cut.startOffset} of ${name}/${cut.partition}`);
+  await mapLimit(partitions, PARALLEL, (partition, index) =>
+    partition.exclusive(() => partition.seek(Math.min(offset, polled[index]!.endOffset), deadline)),
+  );
+}
+
+class Poll {
+  readonly events: StoredEvent[] = [];
+  readonly #group: GroupInStream;
+  readonly #partitions: readonly GroupPartition[];
+  readonly #options: PollOptions;
+  /** Everything taken for this poll, filtered out or not, by place among the polled partitions. */
+  readonly #taken: Delivered[][];
+  /** Place of the partition that the next round begins with. */
+  #turn: number;
+  /** Position and lag of a partition are as of this poll. */
+  readonly #fresh: boolean[];
+  #bytes = 0;
+  #full = false;
+
+  constructor(group: GroupInStream, partitions: readonly GroupPartition[], options: PollOptions) {
+    this.#group = group;
+    this.#partitions = partitions;
+    this.#options = options;
+    this.#taken = partitions.map(() => []);
+    this.#fresh = partitions.map(() => false);
+    this.#turn = group.turn++ % partitions.length;
+  }
+
+  /** Takes what is there, in rounds over the partitions that may have more, until nothing is or enough is taken. */
+  async take(): Promise<void> {
+    const count = this.#partitions.length;
+    let open = range(count).map((i) => (this.#turn + i) % count);
+    let lanes = 0;
+    while (open.length > 0 && !this.#enough()) {
+      const wanted = this.#options.limit - this.events.length;
+      // As few partitions as can give what is wanted; more with every round that gave too little.
+      lanes = Math.min(Math.max(Math.ceil(wanted / SMALLEST_SHARE), lanes * 4), open.length, wanted, PARALLEL);
+      const asked = open.slice(0, lanes);
+      const shares = splitEvenly(wanted, lanes);
+      const maxBytes = Math.max(1, Math.floor((this.#options.maxBytes - this.#bytes) / lanes));
+      const more = await Promise.all(asked.map((place, i) => this.#takeFrom(place, shares[i]!, maxBytes)));
+      open = [...open.slice(lanes), ...asked.filter((_, i) => more[i])];
+    }
+    this.#sort();
+  }
+
+  /** Waits until some partition has an event. @returns whether one came. */
+  async wait(until: Deadline): Promise<boolean> {
+    const over = new AbortController();
+    const stop = () => over.abort(WAIT_OVER);
+    this.#options.signal.addEventListener("abort", stop, { once: true });
+    try {
+      const waits = this.#partitions.map(async (partition, place) => {
+        const result = await partition.wait(Math.max(1, Math.ceil(msLeft(until))), over.signal);
+        if (result.messages.length > 0 || result.end !== "empty") stop();
+        if (result.end === "lost") partition.forgetHandedOut();
+        else if (result.messages.length > 0)
+          await partition.exclusive(async () => this.#accept(place, result.messages, result.end));
+        return result.messages.length > 0 || result.end !== "empty";
+      });
+      const came = (await Promise.all(waits)).some(Boolean);
+      this.#sort();
+      return came;
+    } finally {
+      this.#options.signal.removeEventListener("abort", stop);
+    }
+  }
+
+  /** Commits everything taken. */
+  async commit(): Promise<void> {
+    await mapLimit(this.#partitions, PARALLEL, async (partition, place) => {
+      const last = this.#taken[place]!.at(-1);
+      if (last) await partition.exclusive(() => partition.commit(last.seq - 1, this.#options.deadline));
+    });
+  }
+
+  async result(): Promise<PollResult> {
+    const { deadline } = this.#options;
+    await mapLimit(this.#partitions, PARALLEL, async (partition, place) => {
+      if (this.#fresh[place] && !(this.#group.shared && this.#taken[place]!.length === 0)) return;
+      await partition.exclusive(async () => {
+        await partition.prepare(deadline);
+        await partition.refresh(deadline);
+      });
+    });
+    const partitions = this.#partitions.map(
+      (partition, place): PolledPartition => ({
+        partition: partition.place.partition,
+        nextOffset: this.#taken[place]!.at(-1)?.seq ?? partition.position,
+        lag: partition.pending,
+        committedOffset: partition.committed,
+      }),
+    );
+    const last = this.events.at(-1);
+    return {
+      events: this.events,
+      partitions,
+      lag: partitions.reduce((sum, { lag }) => sum + lag, 0),
+      nextOffset: last ? last.offset + 1 : partitions[0]!.nextOffset,
+      giveBack: () => this.giveBack(),
+    };
+  }
+
+  async giveBack(): Promise<void> {
+    await Promise.all(
+      this.#partitions.map(async (partition, place) => {
+        const messages = this.#taken[place]!.splice(0);
+        if (messages.length > 0) await partition.exclusive(() => partition.giveBack(messages));
+      }),
+    );
+  }
+
+  /** @returns whether the partition may have more. */
+  #takeFrom(place: number, batch: number, maxBytes: number): Promise<boolean> {
+    const partition = this.#partitions[place]!;
+    return partition.exclusive(async () => {
+      if (this.#options.signal.aborted) return false;
+      const { deadline } = this.#options;
+      let { messages, end } = await partition.pull(batch, maxBytes, deadline);
+      // The next event alone is too large: handed out all the same when it would be the only one.
+      if (end === "tooLarge" && messages.length === 0 && this.events.length === 0)
+        ({ messages, end } = await partition.pull(1, 0, deadline));
+      const all = await this.#accept(place, messages, end);
+      return all && end === "full";
+    });
+  }
+
+  /** Adds messages to the answer and gives back those that it has no room for. @returns whether there was room for all. */
+  async #accept(place: number, messages: readonly Delivered[], end: string): Promise<boolean> {
+    const partition = this.#partitions[place]!;
+    this.#fresh[place] = true;
+    const { filter, limit, maxBytes } = this.#options;
+    for (const [i, message] of messages.entries()) {
+      const event = decodeEvent(partition.place.partition, message);
+      if (!filter || filter(event)) {
+        const bytes = eventBytes(event);
+        if (this.events.length >= limit || (this.events.length > 0 && this.#bytes + bytes > maxBytes)) {
+          this.#full = true;
+          await partition.giveBack(messages.slice(i));
+          this.#fresh[place] = false;
+          return false;
+        }
+        this.events.push(event);
+        this.#bytes += bytes;
+      }
+      this.#taken[place]!.push(message);
+    }
+    if (end === "tooLarge" && this.events.length > 0) this.#full = true;
+    return true;
+  }
+
+  #enough(): boolean {
+    return (
+      this.#full ||
+      this.events.length >= this.#options.limit ||
+      this.#bytes >= this.#options.maxBytes ||
+      this.#options.signal.aborted
+    );
+  }
+
+  /** Several rounds may have taken turns over the partitions. */
+  #sort(): void {
+    if (this.#partitions.length > 1) this.events.sort((a, b) => a.partition - b.partition || a.offset - b.offset);
+  }
+}
+
+/** A ready-made reason: an abort without one builds an exception with a stack. */
+const WAIT_OVER = new Error("the wait is over");
+
+const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
+
+/** `total` in `parts` whole numbers that differ by at most 1. */
+function splitEvenly(total: number, parts: number): number[] {
+  return range(parts).map((i) => Math.floor(total / parts) + (i < total % parts ? 1 : 0));
+}
