@@ -12,8 +12,10 @@ import {
 } from "../domain/json.ts";
 import { MAX_BATCH_EVENTS, MAX_HEADERS, MAX_JSON_DEPTH } from "../domain/limits.ts";
 
-/** An event as its request gives it: types and encodings are right, bounds and Unicode are not checked
- * (a lone surrogate sent as an escape stays in its string), apart from JSON's depth and the number of headers. */
+/**
+ * An event as its request gives it. Types, encodings, the depth of the value and the number of headers are right; other
+ * bounds are not checked, nor is Unicode: a lone surrogate that was sent as an escape stays in its string.
+ */
 export interface EventInput {
   readonly key?: string | undefined;
   /** The JSON value without white space around or inside it: a view of the body where it was sent like that. */
