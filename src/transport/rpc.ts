@@ -1,0 +1,230 @@
+/**
+ * gRPC, gRPC-Web and Connect from one router, as a Fastify plugin. Any path that is not an RPC's is left to other routes.
+ *
+ * The protocols themselves are Connect's; here are the two ends that touch Node: a request becomes Connect's universal
+ * form, and its answer is written with regard to a slow, vanished, or over-eager caller.
+ */
+import type { OutgoingHttpHeaders, ServerResponse } from "node:http";
+import {
+  Code,
+  ConnectError,
+  type ConnectRouter,
+  type ConnectRouterOptions,
+  type ContextValues,
+  createConnectRouter,
+} from "@connectrpc/connect";
+import type { UniversalHandler, UniversalServerRequest, UniversalServerResponse } from "@connectrpc/connect/protocol";
+import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
+import { compressions } from "./compression.ts";
+import { type DiscardLimits, RequestBody } from "./request-body.ts";
+import { codeOfStatus, refusal } from "./rpc-refusal.ts";
+
+export interface RpcPluginOptions extends ConnectRouterOptions {
+  /** Registers the services. */
+  routes: (router: ConnectRouter) => void;
+  /**
+   * Bound on each request message, as sent and once decompressed, inclusive; above it the answer is RESOURCE_EXHAUSTED
+   * in the caller's protocol. Default `MAX_REQUEST_BYTES`. A message in the URL of a GET is bounded by the listener only.
+   */
+  readMaxBytes?: number;
+  /** Longest wait for the one message of a unary or server-streaming call; then DEADLINE_EXCEEDED. Default 30,000. */
+  requestTimeoutMs?: number;
+  /** Bytes and time for which a caller may go on sending after its answer. Default 64 MiB and 5,000 ms. */
+  afterAnswer?: DiscardLimits;
+  contextValues?: (req: FastifyRequest) => ContextValues;
+  /** Form of what a Fastify hook throws before the call begins. Default: the code that fits its `statusCode`. */
+  toConnectError?: (error: unknown) => ConnectError;
+}
+
+// Ready-made: abort() without a reason builds a DOMException, stack and all, for each request.
+const gone = new ConnectError("the caller went away", Code.Canceled);
+const AFTER_ANSWER: DiscardLimits = { bytes: 64 * 1024 * 1024, ms: 5_000 };
+/** `/package.Service/Method` and whatever else is below a dotted name; registered routes come first. */
+const RPC_PATHS = "/:service(^[A-Za-z_][\\w.]*[.]\\w+$)/*";
+
+/** Mounts the services on `app`. Register it beside the REST routes, after the hooks that shall hold for RPCs too. */
+export async function rpcPlugin(app: FastifyInstance, options: RpcPluginOptions): Promise<void> {
+  const { routes, requestTimeoutMs = 30_000, afterAnswer = AFTER_ANSWER, contextValues, ...routerOptions } = options;
+  const toConnectError = options.toConnectError ?? connectErrorOf;
+  const router = createConnectRouter({
+    acceptCompression: compressions,
+    ...routerOptions,
+    readMaxBytes: options.readMaxBytes ?? MAX_REQUEST_BYTES,
+  });
+  routes(router);
+
+  // Connect reads bodies itself, in every content type.
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser("*", (_req, _payload, done) => done(null));
+
+  app.setErrorHandler((error, req, reply) => {
+    const known = toConnectError(error);
+    const status = (error as { statusCode?: number }).statusCode;
+    reply.hijack();
+    const body = new RequestBody(req.raw);
+    return write(reply, refusal(req.headers["content-type"], known, status), new Call(reply.raw), body, afterAnswer);
+  });
+
+  for (const handler of router.handlers) {
+    const isStreamed =
+      handler.method.methodKind === "client_streaming" || handler.method.methodKind === "bidi_streaming";
+    app.all(handler.requestPath, async (req, reply) => {
+      reply.hijack();
+      const call = new Call(reply.raw);
+      const body = new RequestBody(req.raw, isStreamed ? 0 : requestTimeoutMs);
+      try {
+        const request = universalRequest(req, body, call.signal, contextValues?.(req));
+        const answer = await handler(request);
+        await write(reply, answer.body ? answer : refused(handler, req, answer.status), call, body, afterAnswer);
+      } catch (error) {
+        if (call.signal.aborted) return;
+        req.log.error({ err: error, rpc: handler.requestPath }, "rpc failed");
+        const internal = new ConnectError("internal error", Code.Internal);
+        if (reply.raw.headersSent) reply.raw.destroy();
+        else await write(reply, refusal(req.headers["content-type"], internal), call, body, afterAnswer);
+      }
+    });
+  }
+
+  app.all(RPC_PATHS, async (req, reply) => {
+    reply.hijack();
+    const path = req.url.split("?", 1)[0];
+    const unknown = new ConnectError(`no such method: ${path}`, Code.Unimplemented);
+    const body = new RequestBody(req.raw);
+    await write(reply, refusal(req.headers["content-type"], unknown, 404), new Call(reply.raw), body, afterAnswer);
+  });
+}
+
+/** Follows one response: its signal is aborted when the caller goes away before the answer is complete. */
+class Call {
+  readonly #controller = new AbortController();
+  isAnswered = false;
+
+  constructor(res: ServerResponse) {
+    res.once("close", () => {
+      if (!this.isAnswered) this.#controller.abort(gone);
+    });
+    res.on("error", () => {}); // "close" follows
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+}
+
+function universalRequest(
+  req: FastifyRequest,
+  body: RequestBody,
+  signal: AbortSignal,
+  contextValues: ContextValues | undefined,
+): UniversalServerRequest {
+  const raw = req.raw;
+  const header = new Headers();
+  for (const name in raw.headers) {
+    if (name.charCodeAt(0) === 0x3a) continue; // HTTP/2's pseudo headers, which Headers refuses
+    const value = raw.headers[name];
+    if (typeof value === "string") header.append(name, value);
+    else for (const one of value ?? []) header.append(name, one);
+  }
+  const origin = `${req.protocol}://${req.host}`;
+  return {
+    httpVersion: raw.httpVersion,
+    method: req.method,
+    url: (URL.canParse(origin) ? origin : "http://localhost") + req.url,
+    header,
+    body,
+    signal,
+    ...(contextValues === undefined ? {} : { contextValues }),
+  };
+}
+
+/** Connect answers a wrong HTTP method, content type or version with a bare status: clients would have to guess. */
+function refused(handler: UniversalHandler, req: FastifyRequest, status: number): UniversalServerResponse {
+  const contentType = req.headers["content-type"];
+  const say = (message: string) => {
+    const isGrpc = contentType?.startsWith("application/grpc");
+    return refusal(contentType, new ConnectError(message, isGrpc ? Code.Unimplemented : codeOfStatus(status)), status);
+  };
+  switch (status) {
+    case 405: {
+      const answer = say(`${req.method} is not allowed: use ${handler.allowedMethods.join(" or ")}`);
+      answer.header?.set("allow", handler.allowedMethods.join(", "));
+      return answer;
+    }
+    case 415: {
+      // Of a caller that sends, say, an image, not even the protocol is known: the bare status is Connect's form for it.
+      const isKnown = contentType === undefined || contentType.startsWith("application/");
+      const answer = isKnown
+        ? say(`content type "${contentType ?? ""}" is not supported`)
+        : { status, header: new Headers() };
+      answer.header?.set("accept-post", "application/json, application/proto, application/grpc, application/grpc-web");
+      return answer;
+    }
+    case 505: {
+      const answer = say("bidirectional streams need HTTP/2");
+      answer.header?.set("connection", "close"); // a caller that waits for its turn would wait for ever
+      return answer;
+    }
+    default:
+      return say(`HTTP ${status}`);
+  }
+}
+
+async function write(
+  reply: FastifyReply,
+  answer: UniversalServerResponse,
+  call: Call,
+  body: RequestBody,
+  afterAnswer: DiscardLimits,
+): Promise<void> {
+  const res = reply.raw;
+  const chunks = answer.body?.[Symbol.asyncIterator]();
+  try {
+    let chunk = await chunks?.next(); // before the headers: until the first message they may change
+    if (call.signal.aborted) return;
+    res.writeHead(answer.status, nodeHeaders(reply, answer.header));
+    for (; chunk && !chunk.done; chunk = await chunks?.next()) {
+      if (!res.write(chunk.value)) await writable(res);
+      if (call.signal.aborted) return;
+    }
+    if (call.signal.aborted) return;
+    if (answer.trailer) res.addTrailers(Object.fromEntries(answer.trailer) as OutgoingHttpHeaders as never);
+    body.discard(afterAnswer);
+    call.isAnswered = true;
+    res.end();
+  } finally {
+    await chunks?.return?.().catch(() => {});
+  }
+}
+
+function nodeHeaders(reply: FastifyReply, header: Headers | undefined): OutgoingHttpHeaders {
+  const isHttp2 = reply.request.raw.httpVersionMajor > 1;
+  const out: OutgoingHttpHeaders = { ...(reply.getHeaders() as OutgoingHttpHeaders) }; // what hooks have set
+  header?.forEach((value, name) => {
+    if (name === "set-cookie") out[name] = [...[out[name] ?? []].flat().map(String), value];
+    else if (!isHttp2 || name !== "connection") out[name] = value;
+  });
+  return out;
+}
+
+/** Settles when `res` takes more, or never will. */
+function writable(res: ServerResponse): Promise<void> {
+  return new Promise((resolve) => {
+    const over = () => {
+      res.off("drain", over);
+      res.off("close", over);
+      resolve();
+    };
+    res.on("drain", over);
+    res.on("close", over);
+    if (res.destroyed || res.closed) over();
+  });
+}
+
+function connectErrorOf(error: unknown): ConnectError {
+  if (error instanceof ConnectError) return error;
+  const { statusCode = 500, message = "" } = error as { statusCode?: number; message?: string };
+  const code = codeOfStatus(statusCode);
+  return new ConnectError(statusCode < 500 ? message : "internal error", code, undefined, undefined, error);
+}
