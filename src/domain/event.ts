@@ -1,5 +1,6 @@
+import { type ErrorDetail, invalidArguments, notSerializable } from "./errors.ts";
+import { toCompactJson } from "./json.ts";
 import { MAX_CONTENT_TYPE_BYTES, MAX_EVENT_ID_BYTES, MAX_HEADERS, MAX_HEADERS_BYTES, MAX_KEY_BYTES } from "./limits.ts";
-import type { ErrorDetail } from "./errors.ts";
 
 /** Media type that marks a payload as a JSON value. */
 export const JSON_TYPE = "application/json";
@@ -88,4 +89,41 @@ function headerFaults(headers: NonNullable<NewEvent["headers"]>, fault: (field: 
     if (!name.isWellFormed() || !value.isWellFormed()) fault(`headers.${name.toWellFormed()}`, "must be valid Unicode");
   }
   if (bytes > MAX_HEADERS_BYTES) fault("headers", `must be at most ${MAX_HEADERS_BYTES} bytes together`);
+}
+
+/** An event as a caller gives it, in any protocol; types are right, bounds are not checked. */
+export interface EventFields extends Omit<NewEvent, "payload" | "contentType" | "expectedOffset"> {
+  /** A JSON value, compact and valid. Exactly one of `value` and `data` is given. */
+  readonly value?: Uint8Array | undefined;
+  readonly data?: Uint8Array | undefined;
+  readonly contentType?: string | undefined;
+  readonly expectedOffset?: number | bigint | undefined;
+}
+
+const IS_JSON_TYPE = /^\s*application\/json\s*(;|$)/i;
+
+/**
+ * Checks an event and gives it its stored form.
+ *
+ * @param prefix put before the paths of fields at fault, such as `events[3].`.
+ * @throws ServiceError INVALID_ARGUMENT naming all fields at fault, SERIALIZATION_ERROR for `data` that is said to be
+ * JSON and is not.
+ */
+export function newEvent(fields: EventFields, prefix = ""): NewEvent {
+  const { value, data, contentType, expectedOffset, ...rest } = fields;
+  const event = { ...rest, ...(expectedOffset === undefined ? {} : { expectedOffset: Number(expectedOffset) }) };
+  const faults = eventFaults(event, contentType, prefix);
+  if (value === undefined && data === undefined)
+    faults.push({ field: `${prefix}value`, description: "is required, or data in its place" });
+  if (value !== undefined && contentType !== undefined && !IS_JSON_TYPE.test(contentType))
+    faults.push({ field: `${prefix}contentType`, description: "goes with data; a value is always application/json" });
+  if (faults.length > 0) throw invalidArguments(faults);
+  if (value !== undefined) return { ...event, payload: value, contentType: JSON_TYPE };
+  if (contentType === undefined || !IS_JSON_TYPE.test(contentType))
+    return { ...event, payload: data!, contentType: contentType || DEFAULT_DATA_TYPE };
+  try {
+    return { ...event, payload: toCompactJson(data!), contentType: JSON_TYPE };
+  } catch (error) {
+    throw notSerializable(`${prefix}data: not JSON as its content type says: ${(error as Error).message}`);
+  }
 }

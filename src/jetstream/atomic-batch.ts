@@ -57,7 +57,7 @@ export async function publishAtomic(
     }
   });
   const { seq, error } = reply.json<{ seq?: number; error?: { err_code: number; description: string } }>();
-  if (seq !== undefined) return { kind: "stored", lastSeq: seq };
+  if (!error && seq !== undefined) return { kind: "stored", lastSeq: seq };
   switch (error?.err_code) {
     case JsError.WRONG_LAST_SEQUENCE:
     case JsError.WRONG_LAST_SEQUENCE_CONSTANT:
@@ -71,7 +71,7 @@ export async function publishAtomic(
 
 /**
  * The sequence under which an id was stored within the duplicate window, or undefined. Asks by publishing under an
- * expectation that never holds: JetStream looks for duplicates before it looks at expectations.
+ * expectation that never holds, the one that JetStream looks at only after it has looked for duplicates.
  */
 export async function findDuplicate(
   js: JetStream,
@@ -79,7 +79,7 @@ export async function findDuplicate(
   eventId: string,
   deadline: Deadline,
 ): Promise<number | undefined> {
-  const header = encodeHeader({ contentType: JSON_TYPE, eventId, expectedOffset: Number.MAX_SAFE_INTEGER });
+  const header = encodeHeader({ contentType: JSON_TYPE, eventId, extra: NEVER_LAST });
   try {
     const { seq } = await js.publisher.publishOne(subject, header, new Uint8Array(0), deadline, true);
     return seq;
@@ -88,5 +88,8 @@ export async function findDuplicate(
     throw error;
   }
 }
+
+/** No id is stored as a lone percent sign. */
+const NEVER_LAST = "Nats-Expected-Last-Msg-Id: %\r\n";
 
 const headersOf = (message: BatchMessage): MsgHdrs => new EncodedHeaders(message.header) as unknown as MsgHdrs;

@@ -1,5 +1,5 @@
-import { errors as natsErrors } from "@nats-io/transport-node";
 import { JetStreamApiError, JetStreamError } from "@nats-io/jetstream";
+import { errors as natsErrors } from "@nats-io/transport-node";
 import { ErrorCode, ServiceError, timedOut, unavailable } from "../domain/errors.ts";
 
 /** `err_code` numbers of the JetStream API that Millrace tells apart (nats-server, `server/errors.json`). */
@@ -14,6 +14,7 @@ export const JsError = {
   MESSAGE_TOO_LARGE: 10054,
   STREAM_NAME_IN_USE: 10058,
   STREAM_NOT_FOUND: 10059,
+  WRONG_LAST_MESSAGE_ID: 10070,
   WRONG_LAST_SEQUENCE: 10071,
   REPLICAS_NOT_SUPPORTED: 10074,
   MESSAGE_ID_IN_PROCESS: 10158,

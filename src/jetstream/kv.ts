@@ -1,6 +1,6 @@
-import { Kvm, type KV } from "@nats-io/kv";
-import { ErrorCode, ServiceError } from "../domain/errors.ts";
+import { type KV, Kvm } from "@nats-io/kv";
 import { type Deadline, deadlineIn, pause } from "../domain/deadline.ts";
+import { ErrorCode, ServiceError } from "../domain/errors.ts";
 import type { JetStream } from "./connection.ts";
 import { JsError, jsErrorCode } from "./errors.ts";
 import { headerOf } from "./message.ts";

@@ -40,6 +40,13 @@ interface Queue {
   probe: number | undefined;
 }
 
+/** Refusals because an expectation of the header does not hold. */
+const EXPECTATIONS: ReadonlySet<number> = new Set([
+  JsError.WRONG_LAST_MESSAGE_ID,
+  JsError.WRONG_LAST_SEQUENCE,
+  JsError.WRONG_LAST_SEQUENCE_CONSTANT,
+]);
+
 const SWEEP_MS = 50;
 const RETRY_MS = 50;
 
@@ -227,15 +234,18 @@ export class Publisher {
     const code = error?.err_code ?? 0;
     if (code === JsError.MESSAGE_ID_IN_PROCESS || code === JsError.TEMPORARILY_UNAVAILABLE)
       this.#enqueue(token, waiter);
-    else if (code === JsError.WRONG_LAST_SEQUENCE || code === JsError.WRONG_LAST_SEQUENCE_CONSTANT)
-      this.#fail(token, waiter, new ServiceError(ErrorCode.PRECONDITION_FAILED, "the end offset is another one"));
+    else if (EXPECTATIONS.has(code))
+      this.#fail(token, waiter, new ServiceError(ErrorCode.PRECONDITION_FAILED, "an expectation does not hold"));
     else this.#fail(token, waiter, apiFailure(code, error?.description ?? text));
   }
 
   #enqueue(token: number, waiter: Waiter): void {
     waiter.sent = false;
     let queue = this.#queues.get(waiter.subject);
-    if (!queue) this.#queues.set(waiter.subject, (queue = { tokens: [], probe: undefined }));
+    if (!queue) {
+      queue = { tokens: [], probe: undefined };
+      this.#queues.set(waiter.subject, queue);
+    }
     if (queue.probe === token) queue.probe = undefined;
     queue.tokens.push(token);
     if (this.#connected) this.#retryTimer ??= setTimeout(() => this.#probe(), RETRY_MS);

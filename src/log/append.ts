@@ -3,6 +3,7 @@ import { gzip, gzipSync } from "node:zlib";
 import type { Deadline } from "../domain/deadline.ts";
 import { ErrorCode, invalidArgument, notSerializable, partitionNotFound, ServiceError } from "../domain/errors.ts";
 import type { Ack, NewEvent } from "../domain/event.ts";
+import { findDuplicate } from "../jetstream/atomic-batch.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { encodeHeader } from "../jetstream/message.ts";
 import { partitionSubject } from "../jetstream/names.ts";
@@ -62,7 +63,7 @@ export class Appender {
       );
       return { eventId, partition, offset: seq - 1, duplicate };
     } catch (error) {
-      throw await this.#explain(stream, partition, error as ServiceError, options.deadline);
+      return succeeded(await this.#explain(stream, prepared, error as ServiceError, options.deadline));
     }
   }
 
@@ -92,9 +93,9 @@ export class Appender {
       publisher.publish(prepared.subject, prepared.header, prepared.payload, options.deadline, sink, index, true);
     }
     await sink.settled();
-    for (const [index, partition] of sink.refusedExpectations) {
-      const { eventId, error } = outcomes[index] as { eventId: string; error: ServiceError };
-      outcomes[index] = { eventId, error: await this.#explain(stream, partition, error, options.deadline) };
+    for (const index of sink.refusedExpectations) {
+      const { error } = outcomes[index] as { error: ServiceError };
+      outcomes[index] = await this.#explain(stream, sink.prepared(index), error, options.deadline);
     }
     return outcomes;
   }
@@ -139,17 +140,23 @@ export class Appender {
     return turn % stream.partitions;
   }
 
-  /** Adds the actual end offset to a refused `expectedOffset`; other failures stay as they are. */
-  async #explain(
-    stream: StreamRecord,
-    partition: number,
-    error: ServiceError,
-    deadline: Deadline,
-  ): Promise<ServiceError> {
-    if (error.code !== ErrorCode.PRECONDITION_FAILED) return error;
+  /**
+   * Looks behind a refused `expectedOffset`: the event may be a repeat of one that was stored, since JetStream looks at
+   * expectations first; else the error says the actual end offset. Other failures stay as they are.
+   */
+  async #explain(stream: StreamRecord, sent: Prepared, error: ServiceError, deadline: Deadline): Promise<Outcome> {
+    const { eventId, partition, subject } = sent;
+    if (error.code !== ErrorCode.PRECONDITION_FAILED) return { eventId, error };
+    const seq = await findDuplicate(this.#js, subject, eventId, deadline);
+    if (seq !== undefined) return { eventId, partition, offset: seq - 1, duplicate: true };
     const { endOffset } = await partitionState(this.#js, stream.name, partition, deadline);
-    return expectationFailed(stream, partition, endOffset);
+    return { eventId, error: expectationFailed(stream, partition, endOffset) };
   }
+}
+
+function succeeded(outcome: Outcome): Ack {
+  if ("error" in outcome) throw outcome.error;
+  return outcome;
 }
 
 /** PRECONDITION_FAILED with the offset that the partition's next event gets. */
@@ -186,7 +193,7 @@ function stored(
 class Collector implements AckSink {
   readonly #outcomes: Outcome[];
   readonly #sent: Prepared[] = [];
-  readonly refusedExpectations: [index: number, partition: number][] = [];
+  readonly refusedExpectations: number[] = [];
   #open = 0;
   #done: (() => void) | undefined;
 
@@ -197,6 +204,10 @@ class Collector implements AckSink {
   expect(index: number, prepared: Prepared): void {
     this.#sent[index] = prepared;
     this.#open++;
+  }
+
+  prepared(index: number): Prepared {
+    return this.#sent[index]!;
   }
 
   async settled(): Promise<void> {
@@ -212,9 +223,8 @@ class Collector implements AckSink {
   }
 
   failed(index: number, error: ServiceError): void {
-    const { eventId, partition } = this.#sent[index]!;
-    if (error.code === ErrorCode.PRECONDITION_FAILED) this.refusedExpectations.push([index, partition]);
-    this.#settle(index, { eventId, error });
+    if (error.code === ErrorCode.PRECONDITION_FAILED) this.refusedExpectations.push(index);
+    this.#settle(index, { eventId: this.#sent[index]!.eventId, error });
   }
 
   #settle(index: number, outcome: Outcome): void {

@@ -3,10 +3,10 @@ import type { Deadline } from "../domain/deadline.ts";
 import { ErrorCode, invalidArgument, ServiceError } from "../domain/errors.ts";
 import type { Ack, NewEvent } from "../domain/event.ts";
 import { MAX_ATOMIC_BATCH_EVENTS } from "../domain/limits.ts";
-import type { JetStream } from "../jetstream/connection.ts";
 import { batchLines, findDuplicate, publishAtomic } from "../jetstream/atomic-batch.ts";
+import type { JetStream } from "../jetstream/connection.ts";
 import { partitionState } from "../jetstream/partitions.ts";
-import { type AppendOptions, type Appender, expectationFailed, type Outcome, type Prepared } from "./append.ts";
+import { type Appender, type AppendOptions, expectationFailed, type Outcome, type Prepared } from "./append.ts";
 import type { StreamRecord } from "./catalog.ts";
 
 /**

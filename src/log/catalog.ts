@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { isDeepStrictEqual } from "node:util";
-import { type Deadline } from "../domain/deadline.ts";
+import type { Deadline } from "../domain/deadline.ts";
 import { ErrorCode, invalidArgument, ServiceError, streamNotFound } from "../domain/errors.ts";
 import { DEFAULT_MAX_MESSAGE_BYTES, MESSAGE_OVERHEAD_BYTES } from "../domain/limits.ts";
 import type { JetStream } from "../jetstream/connection.ts";
@@ -89,11 +89,15 @@ export class Catalog implements AsyncDisposable {
   }
 
   /**
-   * Creates a stream; the same settings again give the one that exists.
+   * Creates a stream; the same settings again give the one that exists. `created`: this call made it.
    *
    * @throws ServiceError ALREADY_EXISTS with other settings, INVALID_ARGUMENT for what the cluster can't do.
    */
-  async create(name: string, asked: SettingsChange, deadline: Deadline): Promise<StreamRecord> {
+  async create(
+    name: string,
+    asked: SettingsChange,
+    deadline: Deadline,
+  ): Promise<{ record: StreamRecord; created: boolean }> {
     const settings = this.#withDefaults(asked);
     for (;;) {
       const { value, revision } = await this.#bucket.get(name, deadline);
@@ -101,11 +105,12 @@ export class Catalog implements AsyncDisposable {
         await this.#finishDeletion(value, deadline);
         continue;
       }
-      if (value) return this.#existing(value, revision, settings, deadline);
+      if (value) return { record: await this.#existing(value, revision, settings, deadline), created: false };
       const id = randomBytes(6).toString("hex");
       const record: StreamRecord = { ...settings, id, name, createdAtMs: Date.now(), state: "creating" };
       const written = await this.#bucket.put(name, record, revision, deadline);
-      if (written !== undefined) return this.#finishCreation(record, written, deadline);
+      if (written !== undefined)
+        return { record: await this.#finishCreation(record, written, deadline), created: true };
     }
   }
 

@@ -221,7 +221,10 @@ export class Groups implements AsyncDisposable {
 
   #othersByKey(key: string): Set<string> {
     let others = this.#others.get(key);
-    if (!others) this.#others.set(key, (others = new Set()));
+    if (!others) {
+      others = new Set();
+      this.#others.set(key, others);
+    }
     return others;
   }
 }

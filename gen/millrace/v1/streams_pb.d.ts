@@ -312,17 +312,79 @@ export declare type ListStreamsRequest = Message<"millrace.v1.ListStreamsRequest
 export declare const ListStreamsRequestSchema: GenMessage<ListStreamsRequest>;
 
 /**
+ * A stream without the details of its partitions.
+ *
+ * @generated from message millrace.v1.StreamSummary
+ */
+export declare type StreamSummary = Message<"millrace.v1.StreamSummary"> & {
+  /**
+   * The stream's name.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * How many partitions it has.
+   *
+   * @generated from field: int32 partitions = 2;
+   */
+  partitions: number;
+
+  /**
+   * On how many servers each partition is stored.
+   *
+   * @generated from field: int32 replication_factor = 3;
+   */
+  replicationFactor: number;
+
+  /**
+   * Events stored now, in all partitions.
+   *
+   * @generated from field: int64 total_messages = 4;
+   */
+  totalMessages: bigint;
+
+  /**
+   * Bytes stored now, in all partitions.
+   *
+   * @generated from field: int64 total_size = 5;
+   */
+  totalSize: bigint;
+
+  /**
+   * The settings in force.
+   *
+   * @generated from field: millrace.v1.StreamConfig config = 6;
+   */
+  config?: StreamConfig | undefined;
+
+  /**
+   * When it was created.
+   *
+   * @generated from field: google.protobuf.Timestamp created_at = 7;
+   */
+  createdAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message millrace.v1.StreamSummary.
+ * Use `create(StreamSummarySchema)` to create a new message.
+ */
+export declare const StreamSummarySchema: GenMessage<StreamSummary>;
+
+/**
  * One page of streams.
  *
  * @generated from message millrace.v1.ListStreamsResponse
  */
 export declare type ListStreamsResponse = Message<"millrace.v1.ListStreamsResponse"> & {
   /**
-   * In order of their names, without partition details.
+   * In order of their names.
    *
-   * @generated from field: repeated millrace.v1.Stream streams = 1;
+   * @generated from field: repeated millrace.v1.StreamSummary streams = 1;
    */
-  streams: Stream[];
+  streams: StreamSummary[];
 
   /**
    * Asks for the next page; absent on the last.

@@ -1,0 +1,64 @@
+/** Every setting, from the environment; see the README. */
+export interface Config {
+  /** 0: any free port. */
+  readonly port: number;
+  readonly host: string;
+  /** URLs of the NATS servers to use; undefined: run an embedded one. */
+  readonly natsUrl: string | undefined;
+  /** Where the embedded nats-server keeps its store. */
+  readonly dataDir: string;
+  /** How often the embedded nats-server syncs to disk: `always` or a span such as `1s`. */
+  readonly fsync: string;
+  /** Servers that keep each record of the catalog. */
+  readonly catalogReplicas: number;
+  readonly logLevel: string;
+  readonly tls:
+    | { readonly certFile: string; readonly keyFile: string; readonly clientCaFile: string | undefined }
+    | undefined;
+  /** How long running calls may take to end after SIGTERM, in milliseconds. */
+  readonly drainMs: number;
+}
+
+const LOG_LEVELS = ["fatal", "error", "warn", "info", "debug", "trace", "silent"];
+
+/** Reads the settings. @throws Error that names every setting that is wrong. */
+export function loadConfig(env: NodeJS.ProcessEnv): Config {
+  const faults: string[] = [];
+  const text = (name: string, fallback: string) => env[name]?.trim() || fallback;
+  const number = (name: string, fallback: number, min: number, max: number) => {
+    const value = Number(text(name, String(fallback)));
+    if (Number.isInteger(value) && value >= min && value <= max) return value;
+    faults.push(`${name} must be a whole number from ${min} to ${max}, not "${env[name]}"`);
+    return fallback;
+  };
+  const oneOf = (name: string, fallback: string, words: readonly string[]) => {
+    const value = text(name, fallback);
+    if (!words.includes(value)) faults.push(`${name} must be one of ${words.join(", ")}, not "${value}"`);
+    return value;
+  };
+
+  const fsync = text("MILLRACE_FSYNC", "1s");
+  if (fsync !== "always" && !/^[1-9][0-9]*(ms|s|m)$/.test(fsync))
+    faults.push(`MILLRACE_FSYNC must be "always" or a span such as "1s", not "${fsync}"`);
+  const natsUrl = env.NATS_URL?.trim() || undefined;
+  for (const url of natsUrl?.split(",") ?? [])
+    if (!URL.canParse(url.includes("://") ? url.trim() : `nats://${url.trim()}`))
+      faults.push(`NATS_URL holds "${url}", which is no URL`);
+  const certFile = env.MILLRACE_TLS_CERT;
+  const keyFile = env.MILLRACE_TLS_KEY;
+  if (Boolean(certFile) !== Boolean(keyFile)) faults.push("MILLRACE_TLS_CERT and MILLRACE_TLS_KEY go together");
+
+  const config: Config = {
+    port: number("PORT", 8080, 0, 65_535),
+    host: text("HOST", "127.0.0.1"),
+    natsUrl,
+    dataDir: text("MILLRACE_DATA_DIR", ".millrace"),
+    fsync,
+    catalogReplicas: number("MILLRACE_CATALOG_REPLICAS", 1, 1, 5),
+    logLevel: oneOf("MILLRACE_LOG_LEVEL", "info", LOG_LEVELS),
+    tls: certFile && keyFile ? { certFile, keyFile, clientCaFile: env.MILLRACE_TLS_CLIENT_CA || undefined } : undefined,
+    drainMs: number("MILLRACE_DRAIN_MS", 10_000, 0, 600_000),
+  };
+  if (faults.length > 0) throw new Error(`settings: ${faults.join("; ")}`);
+  return Object.freeze(config);
+}

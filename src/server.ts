@@ -1,0 +1,94 @@
+import { readFile } from "node:fs/promises";
+import type { AddressInfo } from "node:net";
+import { Code, ConnectError } from "@connectrpc/connect";
+import type { Logger } from "pino";
+import { ConsumerGroupService } from "../gen/millrace/v1/consumers_pb.js";
+import { EventService } from "../gen/millrace/v1/events_pb.js";
+import { StreamService } from "../gen/millrace/v1/streams_pb.js";
+import { findNatsServer } from "../scripts/nats-server.mjs";
+import type { Config } from "./config.ts";
+import { connectJetStream } from "./jetstream/connection.ts";
+import { type EmbeddedNats, startEmbeddedNats } from "./jetstream/embedded.ts";
+import { Appender } from "./log/append.ts";
+import { Catalog } from "./log/catalog.ts";
+import { Groups } from "./log/groups.ts";
+import { Consumer } from "./services/consumer.ts";
+import { eventService } from "./services/events.ts";
+import { groupService } from "./services/groups.ts";
+import { Producer } from "./services/producer.ts";
+import { streamService } from "./services/streams.ts";
+import { createApp } from "./transport/app.ts";
+import { mount } from "./transport/in-process.ts";
+import type { ListenerOptions } from "./transport/listener.ts";
+import { hotHandlers } from "./transport/rest-events.ts";
+
+/** A running service; disposing it drains and closes everything. */
+export interface Server extends AsyncDisposable {
+  /** Such as `http://127.0.0.1:8080`. */
+  readonly url: string;
+  readonly port: number;
+}
+
+const SHUTTING_DOWN = new ConnectError("the server is shutting down", Code.Unavailable);
+
+/** Starts the service. @throws Error when the port is taken, nats-server is missing or NATS is out of reach. */
+export async function startServer(config: Config, logger: Logger): Promise<Server> {
+  await using owned = new AsyncDisposableStack();
+  const url = config.natsUrl ?? owned.use(await startEmbedded(config, logger)).url;
+  const js = owned.use(await connectJetStream({ url, log: logger }));
+  const groups = owned.use(await Groups.open(js, config.catalogReplicas, logger));
+  const catalog = owned.use(
+    await Catalog.open(js, config.catalogReplicas, (stream, deadline) => groups.forgetStream(stream, deadline)),
+  );
+  const producer = new Producer(js, catalog, new Appender(js));
+  const consumer = new Consumer(js, catalog, groups);
+
+  const shutdown = new AbortController();
+  const app = await createApp({
+    mounted: [
+      mount(StreamService, streamService(js, catalog)),
+      mount(EventService, eventService(producer, consumer)),
+      mount(ConsumerGroupService, groupService(consumer)),
+    ],
+    hot: hotHandlers(producer, consumer),
+    logger,
+    listener: await listenerOptions(config),
+    shutdownSignal: shutdown.signal,
+  });
+  owned.defer(async () => {
+    // Refuse what is new, let what runs end, then cut what is left.
+    setTimeout(() => shutdown.abort(SHUTTING_DOWN), config.drainMs / 2).unref();
+    await app.server.drain(config.drainMs);
+    await app.close();
+  });
+  await app.listen({ port: config.port, host: config.host });
+
+  const { port } = app.server.address() as AddressInfo;
+  const host = config.host.includes(":") ? `[${config.host}]` : config.host;
+  const running = owned.move();
+  return {
+    url: `${config.tls ? "https" : "http"}://${host}:${port}`,
+    port,
+    [Symbol.asyncDispose]: () => running.disposeAsync(),
+  };
+}
+
+async function startEmbedded(config: Config, logger: Logger): Promise<EmbeddedNats> {
+  const binary = findNatsServer(process.env);
+  if (binary === undefined)
+    throw new Error(
+      "there is no nats-server 2.14 or newer: run `node scripts/setup.mjs`, or set NATS_SERVER_BIN or NATS_URL",
+    );
+  return startEmbeddedNats({ binary, dataDir: config.dataDir, fsync: config.fsync, log: logger });
+}
+
+async function listenerOptions(config: Config): Promise<ListenerOptions> {
+  if (!config.tls) return {};
+  const { certFile, keyFile, clientCaFile } = config.tls;
+  const [cert, key, clientCa] = await Promise.all([
+    readFile(certFile),
+    readFile(keyFile),
+    clientCaFile === undefined ? undefined : readFile(clientCaFile),
+  ]);
+  return { tls: { cert, key, ...(clientCa ? { clientCa } : {}) } };
+}

@@ -1,0 +1,205 @@
+import { create, toJson } from "@bufbuild/protobuf";
+import { type Timestamp, timestampFromMs, type Value, ValueSchema } from "@bufbuild/protobuf/wkt";
+import type { ServiceImpl } from "@connectrpc/connect";
+import {
+  type Event,
+  EventSchema,
+  type EventService,
+  PayloadFormat,
+  type PublishEvent,
+  type PublishResult,
+  PublishResultSchema,
+  PublishStatus,
+} from "../../gen/millrace/v1/events_pb.js";
+import { CompressionType } from "../../gen/millrace/v1/streams_pb.js";
+import { type Deadline, deadlineIn } from "../domain/deadline.ts";
+import { errorRule, invalidArgument, notSerializable, ServiceError } from "../domain/errors.ts";
+import { type EventFields, JSON_TYPE, type StoredEvent } from "../domain/event.ts";
+import { toCompactJson } from "../domain/json.ts";
+import { DEFAULT_CALL_TIMEOUT_MS } from "../domain/limits.ts";
+import { isStreamName } from "../domain/names.ts";
+import type { Outcome } from "../log/append.ts";
+import type { Consumer } from "./consumer.ts";
+import { deadlineOf } from "./deadline.ts";
+import { type Producer, parseIdempotencyKey } from "./producer.ts";
+import { valueOfJson } from "./value.ts";
+
+/** The EventService over messages; REST's hot paths call {@link Producer} and {@link Consumer} themselves. */
+export function eventService(producer: Producer, consumer: Consumer): ServiceImpl<typeof EventService> {
+  return {
+    async publish(request, context) {
+      const key = parseIdempotencyKey(context.requestHeader.get("idempotency-key"));
+      const ack = await producer.publish(request.streamName, fieldsOf(request.event!), key, deadlineOf(context));
+      return {
+        eventId: ack.eventId,
+        partition: ack.partition,
+        offset: BigInt(ack.offset),
+        timestamp: timestampFromMs(Date.now()),
+        status: PublishStatus.PUBLISHED,
+        ...(ack.duplicate ? { duplicate: true } : {}),
+      };
+    },
+
+    async publishBatch(request, context) {
+      const { options } = request;
+      const deadline = batchDeadline(deadlineOf(context), options?.timeout);
+      const { batchId, successCount, outcomes } = await producer.publishBatch(request.streamName, {
+        events: request.events.map(fieldsOrFault),
+        gzip: options?.compression === CompressionType.GZIP,
+        atomic: options?.atomic ?? false,
+        idempotencyKey: parseIdempotencyKey(context.requestHeader.get("idempotency-key")),
+        deadline,
+      });
+      return {
+        batchId,
+        totalEvents: outcomes.length,
+        successCount,
+        failureCount: outcomes.length - successCount,
+        results: outcomes.map(resultOf),
+      };
+    },
+
+    async *publishStream(requests) {
+      let stream = "";
+      async function* source() {
+        for await (const request of requests) {
+          stream = request.streamName || stream;
+          if (!isStreamName(stream)) throw invalidArgument("streamName", "must be given on the first message");
+          yield {
+            stream,
+            fields: request.event ? fieldsOrFault(request.event) : invalidArgument("event", "is required"),
+          };
+        }
+      }
+      for await (const outcome of producer.publishStream(source(), () => deadlineIn(DEFAULT_CALL_TIMEOUT_MS)))
+        yield { result: resultOf(outcome) };
+    },
+
+    async poll(request, context) {
+      const result = await consumer.poll(request, deadlineOf(context), context.signal);
+      if (context.signal.aborted) {
+        await result.giveBack();
+        throw context.signal.reason;
+      }
+      return {
+        events: result.events.map((event) => messageOf(event, request.payload)),
+        metadata: {
+          consumerGroup: request.consumerGroup,
+          lag: BigInt(result.lag),
+          nextOffset: BigInt(result.nextOffset),
+          partitions: result.partitions.map((each) => ({
+            partition: each.partition,
+            nextOffset: BigInt(each.nextOffset),
+            lag: BigInt(each.lag),
+            ...(each.committedOffset === undefined ? {} : { committedOffset: BigInt(each.committedOffset) }),
+          })),
+        },
+      };
+    },
+
+    async readPartition(request, context) {
+      const { events, state, nextOffset } = await consumer.readPartition(request, deadlineOf(context), context.signal);
+      return {
+        events: events.map((event) => messageOf(event, request.payload)),
+        metadata: {
+          startOffset: BigInt(state.startOffset),
+          endOffset: BigInt(state.endOffset),
+          nextOffset: BigInt(nextOffset),
+        },
+      };
+    },
+  };
+}
+
+/** A batch's own time, within the call's. */
+export function batchDeadline(callDeadline: Deadline, timeoutMs: number | undefined): Deadline {
+  return timeoutMs === undefined ? callDeadline : deadlineIn(timeoutMs);
+}
+
+/** One outcome as a message. */
+export function resultOf(outcome: Outcome): PublishResult {
+  if (!("error" in outcome)) {
+    const { eventId, partition, offset, duplicate } = outcome;
+    return create(PublishResultSchema, {
+      eventId,
+      partition,
+      offset: BigInt(offset),
+      ...(duplicate ? { duplicate } : {}),
+    });
+  }
+  const { eventId, error } = outcome;
+  return create(PublishResultSchema, { ...(eventId === undefined ? {} : { eventId }), error: errorMessage(error) });
+}
+
+function errorMessage(error: ServiceError) {
+  return {
+    code: error.code,
+    message: errorRule(error.code).name,
+    description: error.message,
+    details: error.details.map(({ field, description, endOffset }) => ({
+      description,
+      ...(field === undefined ? {} : { field }),
+      ...(endOffset === undefined ? {} : { endOffset: BigInt(endOffset) }),
+    })),
+  };
+}
+
+/** An event message as fields. @throws ServiceError SERIALIZATION_ERROR for a value that JSON can't hold. */
+export function fieldsOf(event: PublishEvent): EventFields {
+  const { payload, headers } = event;
+  const names = Object.keys(headers);
+  return {
+    key: event.key,
+    partitionKey: event.partitionKey,
+    partition: event.partition,
+    eventId: event.eventId,
+    expectedOffset: event.expectedOffset,
+    contentType: event.contentType,
+    ...(names.length > 0 ? { headers: names.map((name) => [name, headers[name]!] as const) } : {}),
+    ...(payload.case === "data" ? { data: payload.value } : {}),
+    ...(payload.case === "value" ? { value: jsonOf(payload.value) } : {}),
+  };
+}
+
+function fieldsOrFault(event: PublishEvent): EventFields | ServiceError {
+  try {
+    return fieldsOf(event);
+  } catch (error) {
+    if (error instanceof ServiceError) return error;
+    throw error;
+  }
+}
+
+function jsonOf(value: Value): Uint8Array {
+  try {
+    // Also checks the depth, which the JSON scanner bounds.
+    return toCompactJson(Buffer.from(JSON.stringify(toJson(ValueSchema, value))));
+  } catch (error) {
+    throw notSerializable(`value: ${(error as Error).message}`);
+  }
+}
+
+function messageOf(event: StoredEvent, format: PayloadFormat): Event {
+  const asValue = format !== PayloadFormat.DATA && event.contentType === JSON_TYPE;
+  const message = create(EventSchema, {
+    eventId: event.eventId,
+    partition: event.partition,
+    offset: BigInt(event.offset),
+    timestamp: timestampFromMs(event.timestampMs) as Timestamp,
+  });
+  if (event.key !== undefined) message.key = event.key;
+  if (event.headers) for (const [name, value] of event.headers) defineEntry(message.headers, name, value);
+  if (asValue) message.payload = { case: "value", value: valueOfJson(event.payload) };
+  else {
+    message.payload = { case: "data", value: event.payload };
+    message.contentType = event.contentType;
+  }
+  return message;
+}
+
+/** Sets a member whatever its name, `__proto__` too. */
+function defineEntry(target: Record<string, string>, name: string, value: string): void {
+  if (name === "__proto__")
+    Object.defineProperty(target, name, { value, enumerable: true, configurable: true, writable: true });
+  else target[name] = value;
+}

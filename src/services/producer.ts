@@ -1,0 +1,185 @@
+import { randomBytes } from "node:crypto";
+import type { Deadline } from "../domain/deadline.ts";
+import { ErrorCode, invalidArgument, ServiceError } from "../domain/errors.ts";
+import { type Ack, type EventFields, type NewEvent, newEvent } from "../domain/event.ts";
+import { MAX_BATCH_EVENTS, MAX_EVENT_ID_BYTES } from "../domain/limits.ts";
+import type { JetStream } from "../jetstream/connection.ts";
+import type { Appender, AppendOptions, Outcome } from "../log/append.ts";
+import { appendAtomic } from "../log/atomic.ts";
+import type { Catalog, StreamRecord } from "../log/catalog.ts";
+
+export interface BatchRequest {
+  readonly events: readonly (EventFields | ServiceError)[];
+  readonly gzip: boolean;
+  readonly atomic: boolean;
+  /** Of the `Idempotency-Key` header: gives every event without id one made of the key and its place. */
+  readonly idempotencyKey?: string | undefined;
+  readonly deadline: Deadline;
+}
+
+export interface BatchResult {
+  readonly batchId: string;
+  readonly successCount: number;
+  /** In the order of the request. */
+  readonly outcomes: readonly Outcome[];
+}
+
+/** Publishes events to streams, whichever protocol they came by. */
+export class Producer {
+  readonly #js: JetStream;
+  readonly #catalog: Catalog;
+  readonly #appender: Appender;
+
+  constructor(js: JetStream, catalog: Catalog, appender: Appender) {
+    this.#js = js;
+    this.#catalog = catalog;
+    this.#appender = appender;
+  }
+
+  /** Stores one event. @throws ServiceError. */
+  async publish(
+    streamName: string,
+    fields: EventFields,
+    idempotencyKey: string | undefined,
+    deadline: Deadline,
+  ): Promise<Ack> {
+    const event = newEvent(identified(fields, idempotencyKey));
+    const stream = await this.#stream(streamName, deadline);
+    try {
+      return await this.#appender.append(stream, event, { deadline });
+    } catch (error) {
+      throw await this.#gone(stream, error, deadline);
+    }
+  }
+
+  /** Stores many events. @throws ServiceError when the batch as a whole can't be published. */
+  async publishBatch(streamName: string, request: BatchRequest): Promise<BatchResult> {
+    const { events, deadline, gzip } = request;
+    if (events.length === 0) throw invalidArgument("events", "must not be empty");
+    if (events.length > MAX_BATCH_EVENTS) throw invalidArgument("events", `must be at most ${MAX_BATCH_EVENTS}`);
+    const stream = await this.#stream(streamName, deadline);
+    const checked = events.map((event, index) => checkedEvent(event, index, request.idempotencyKey));
+    const options: AppendOptions = { deadline, gzip };
+    const outcomes = request.atomic
+      ? await appendAtomic(this.#js, this.#appender, stream, checked, options)
+      : await this.#appender.appendAll(stream, checked, options);
+    let successCount = 0;
+    for (const outcome of outcomes) if (!("error" in outcome)) successCount++;
+    return { batchId: `batch_${randomBytes(9).toString("base64url")}`, successCount, outcomes };
+  }
+
+  /**
+   * Stores the events of a source as they come, several at a time.
+   *
+   * @returns one outcome each, in order.
+   */
+  async *publishStream(
+    source: AsyncIterable<{ stream: string; fields: EventFields | ServiceError }>,
+    deadlineOf: () => Deadline,
+  ): AsyncGenerator<Outcome> {
+    const open: Promise<Outcome>[] = [];
+    let ended = false;
+    let wake = Promise.withResolvers<void>();
+    let room = Promise.withResolvers<void>();
+    let failure: unknown;
+    const reading = (async () => {
+      for await (const { stream, fields } of source) {
+        while (open.length >= MAX_OPEN && !ended) await room.promise;
+        if (ended) return;
+        open.push(this.#outcomeOf(stream, fields, deadlineOf()));
+        wake.resolve();
+      }
+    })()
+      .catch((error: unknown) => {
+        failure = error;
+      })
+      .finally(() => {
+        ended = true;
+        wake.resolve();
+      });
+    try {
+      for (;;) {
+        const next = open.shift();
+        if (next) {
+          room.resolve();
+          room = Promise.withResolvers();
+          yield await next;
+        } else if (ended) break;
+        else {
+          await wake.promise;
+          wake = Promise.withResolvers();
+        }
+      }
+      if (failure !== undefined) throw failure;
+    } finally {
+      ended = true;
+      room.resolve();
+    }
+    await reading;
+  }
+
+  async #outcomeOf(stream: string, fields: EventFields | ServiceError, deadline: Deadline): Promise<Outcome> {
+    try {
+      if (fields instanceof ServiceError) throw fields;
+      return await this.publish(stream, fields, undefined, deadline);
+    } catch (error) {
+      if (!(error instanceof ServiceError)) throw error;
+      return { eventId: fields instanceof ServiceError ? undefined : fields.eventId, error };
+    }
+  }
+
+  #stream(name: string, deadline: Deadline): StreamRecord | Promise<StreamRecord> {
+    return this.#catalog.known(name) ?? this.#catalog.find(name, deadline);
+  }
+
+  /** A stream that another gateway deleted a moment ago has no leader any more: looked up again before it is said. */
+  async #gone(stream: StreamRecord, error: unknown, deadline: Deadline): Promise<unknown> {
+    if (!(error instanceof ServiceError) || error.code !== ErrorCode.UNAVAILABLE) return error;
+    return this.#catalog.refresh(stream.name, deadline + 1000).then(
+      () => error,
+      (found: unknown) => (found instanceof ServiceError && found.code === ErrorCode.STREAM_NOT_FOUND ? found : error),
+    );
+  }
+}
+
+/** Events of one publish stream without an outcome; a faster publisher waits. */
+const MAX_OPEN = 1024;
+
+function checkedEvent(
+  event: EventFields | ServiceError,
+  index: number,
+  idempotencyKey: string | undefined,
+): NewEvent | ServiceError {
+  if (event instanceof ServiceError) return event;
+  try {
+    const key = event.eventId === undefined && idempotencyKey !== undefined ? `${idempotencyKey}.${index}` : undefined;
+    return newEvent(identified(event, key), `events[${index}].`);
+  } catch (error) {
+    if (error instanceof ServiceError) return error;
+    throw error;
+  }
+}
+
+/** The event under the id of its `Idempotency-Key`. @throws ServiceError INVALID_ARGUMENT when it has another id. */
+function identified(event: EventFields, key: string | undefined): EventFields {
+  if (key === undefined || key === event.eventId) return event;
+  if (event.eventId !== undefined) throw invalidArgument("eventId", "differs from the Idempotency-Key header");
+  return { ...event, eventId: key };
+}
+
+/**
+ * Reads an `Idempotency-Key` header: a quoted string as the IETF draft has it, or the bare key.
+ *
+ * @throws ServiceError INVALID_ARGUMENT when it is empty or longer than an event id may be.
+ */
+export function parseIdempotencyKey(header: string | null | undefined): string | undefined {
+  if (header === null || header === undefined) return undefined;
+  const text = header.trim();
+  const key =
+    text.length >= 2 && text.startsWith('"') && text.endsWith('"')
+      ? text.slice(1, -1).replace(/\\(["\\])/g, "$1")
+      : text;
+  if (key === "" || Buffer.byteLength(key) > MAX_EVENT_ID_BYTES)
+    throw invalidArgument("Idempotency-Key", `must have 1 to ${MAX_EVENT_ID_BYTES} bytes`);
+  return key;
+}

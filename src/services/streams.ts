@@ -1,0 +1,117 @@
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { createContextKey, type ServiceImpl } from "@connectrpc/connect";
+import {
+  CompressionType,
+  type CreateStreamRequest,
+  DeleteStatus,
+  type PartitionDetail,
+  PartitionDetailSchema,
+  type StreamSchema,
+  type StreamService,
+} from "../../gen/millrace/v1/streams_pb.js";
+import type { Deadline } from "../domain/deadline.ts";
+import { mapLimit } from "../domain/map-limit.ts";
+import type { JetStream } from "../jetstream/connection.ts";
+import { type PartitionState, partitionStates } from "../jetstream/partitions.ts";
+import type { Catalog, Compression, SettingsChange, StreamRecord } from "../log/catalog.ts";
+import { deadlineOf } from "./deadline.ts";
+
+const DEFAULT_PAGE = 100;
+/** Creating or deleting a thousand partitions takes seconds. */
+const ADMIN_TIMEOUT_MS = 60_000;
+
+/** Creates, describes, changes and deletes streams. */
+export function streamService(js: JetStream, catalog: Catalog): ServiceImpl<typeof StreamService> {
+  const described = async (
+    record: StreamRecord,
+    deadline: Deadline,
+  ): Promise<{ stream: MessageInitShape<typeof StreamSchema> }> => {
+    const states = await partitionStates(js, record, deadline);
+    return { stream: { ...summary(record, states), partitionDetails: states.map(detail) } };
+  };
+  return {
+    async createStream(request, context) {
+      const deadline = deadlineOf(context, ADMIN_TIMEOUT_MS);
+      const { record, created } = await catalog.create(request.name, settingsOf(request), deadline);
+      context.values.set(createdKey, created);
+      return described(record, deadline);
+    },
+    async getStream(request, context) {
+      const deadline = deadlineOf(context);
+      return described(await catalog.find(request.streamName, deadline), deadline);
+    },
+    async listStreams(request, context) {
+      const deadline = deadlineOf(context);
+      const size = request.pageSize ?? DEFAULT_PAGE;
+      const found = catalog.list(request.prefix ?? "", request.pageToken ?? "", size + 1);
+      const page = found.slice(0, size);
+      const streams = await mapLimit(page, 4, async (record) =>
+        summary(record, await partitionStates(js, record, deadline)),
+      );
+      return { streams, ...(found.length > size ? { nextPageToken: page.at(-1)!.name } : {}) };
+    },
+    async updateStream(request, context) {
+      const deadline = deadlineOf(context, ADMIN_TIMEOUT_MS);
+      return described(await catalog.update(request.streamName, settingsOf(request), deadline), deadline);
+    },
+    async deleteStream(request, context) {
+      await catalog.delete(request.streamName, deadlineOf(context, ADMIN_TIMEOUT_MS));
+      return { status: DeleteStatus.DELETED, streamName: request.streamName, deletedAt: timestampFromMs(Date.now()) };
+    },
+  };
+}
+
+/** Whether the call made something new, which REST says with its status. */
+export const createdKey = createContextKey(false, { description: "created" });
+
+const COMPRESSIONS: Record<CompressionType, Compression | undefined> = {
+  [CompressionType.UNSPECIFIED]: undefined,
+  [CompressionType.NONE]: "none",
+  [CompressionType.GZIP]: "gzip",
+  [CompressionType.S2]: "s2",
+};
+const COMPRESSION_TYPES = { none: CompressionType.NONE, gzip: CompressionType.GZIP, s2: CompressionType.S2 } as const;
+
+function settingsOf(request: Pick<CreateStreamRequest, "partitions" | "replicationFactor" | "config">): SettingsChange {
+  const { config } = request;
+  return {
+    partitions: request.partitions,
+    replicationFactor: request.replicationFactor,
+    retentionMs: numberOf(config?.retentionMs),
+    compression: config && COMPRESSIONS[config.compressionType],
+    maxMessageBytes: config?.maxMessageBytes,
+    maxBytes: numberOf(config?.maxBytes),
+    duplicateWindowMs: numberOf(config?.duplicateWindowMs),
+  };
+}
+
+const numberOf = (value: bigint | undefined): number | undefined => (value === undefined ? undefined : Number(value));
+
+function summary(record: StreamRecord, states: readonly PartitionState[]) {
+  return {
+    name: record.name,
+    partitions: record.partitions,
+    replicationFactor: record.replicationFactor,
+    totalMessages: BigInt(states.reduce((sum, { messages }) => sum + messages, 0)),
+    totalSize: BigInt(states.reduce((sum, { bytes }) => sum + bytes, 0)),
+    config: {
+      compressionType: COMPRESSION_TYPES[record.compression],
+      maxMessageBytes: record.maxMessageBytes,
+      duplicateWindowMs: BigInt(record.duplicateWindowMs),
+      ...(record.retentionMs === undefined ? {} : { retentionMs: BigInt(record.retentionMs) }),
+      ...(record.maxBytes === undefined ? {} : { maxBytes: BigInt(record.maxBytes) }),
+    },
+    createdAt: timestampFromMs(record.createdAtMs),
+  };
+}
+
+function detail(state: PartitionState): PartitionDetail {
+  return create(PartitionDetailSchema, {
+    partition: state.partition,
+    ...(state.leader === undefined ? {} : { leader: state.leader }),
+    replicas: [...state.replicas],
+    startOffset: BigInt(state.startOffset),
+    endOffset: BigInt(state.endOffset),
+  });
+}

@@ -1,0 +1,62 @@
+import { randomBytes } from "node:crypto";
+import { type ConnectRouter, createContextValues } from "@connectrpc/connect";
+import Fastify, { type FastifyBaseLogger, type FastifyInstance } from "fastify";
+import type { Logger } from "pino";
+import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
+import { toConnectError, toServiceError } from "./errors.ts";
+import type { Mounted } from "./in-process.ts";
+import { errorInterceptor, requestIdKey } from "./interceptors.ts";
+import { createListener, type ListenerOptions, type OnePortServer } from "./listener.ts";
+import { createCallLog } from "./log.ts";
+import { frameworkError, type HotHandler, restPlugin } from "./rest.ts";
+import { rpcPlugin } from "./rpc.ts";
+import { validateInterceptor } from "./validation.ts";
+
+export interface AppOptions {
+  readonly mounted: readonly Mounted[];
+  readonly hot: ReadonlyMap<string, HotHandler>;
+  readonly logger: Logger;
+  readonly listener: ListenerOptions;
+  /** Is aborted when running streams shall end. */
+  readonly shutdownSignal: AbortSignal;
+}
+
+/** What {@link createApp} gives: Fastify on the one port. */
+export type App = Pick<FastifyInstance, "listen" | "close"> & { readonly server: OnePortServer };
+
+/** Everything that answers on the one port, not yet listening. */
+export async function createApp(options: AppOptions): Promise<App> {
+  const log = createCallLog(options.logger);
+  const prefix = randomBytes(4).toString("hex");
+  let requests = 0;
+  const app = Fastify({
+    loggerInstance: options.logger as FastifyBaseLogger,
+    disableRequestLogging: true,
+    genReqId: () => `${prefix}-${(requests++).toString(36)}`,
+    serverFactory: (handler) => createListener(handler as never, options.listener) as never,
+    frameworkErrors: frameworkError,
+    bodyLimit: MAX_REQUEST_BYTES,
+    // A path's names are checked by their own rules, which give better reasons.
+    routerOptions: { maxParamLength: 1024 },
+    exposeHeadRoutes: false,
+  });
+  const interceptors = [errorInterceptor(log), validateInterceptor];
+  await app.register(rpcPlugin, {
+    routes: (router: ConnectRouter) => {
+      for (const { service, implementation } of options.mounted) router.service(service, implementation);
+    },
+    interceptors,
+    readMaxBytes: MAX_REQUEST_BYTES,
+    shutdownSignal: options.shutdownSignal,
+    contextValues: (req) => createContextValues().set(requestIdKey, req.id),
+    toConnectError: (error) => toConnectError(toServiceError(error, "")),
+  });
+  await app.register(restPlugin, {
+    mounted: options.mounted,
+    interceptors: [validateInterceptor],
+    hot: options.hot,
+    log,
+  });
+  await app.ready();
+  return app as unknown as App;
+}

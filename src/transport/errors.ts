@@ -1,0 +1,105 @@
+import type { create } from "@bufbuild/protobuf";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { ViolationsSchema } from "../../gen/buf/validate/validate_pb.js";
+import {
+  BadRequestSchema,
+  ErrorInfoSchema,
+  PreconditionFailureSchema,
+  QuotaFailureSchema,
+  RetryInfoSchema,
+} from "../../gen/google/rpc/error_details_pb.js";
+import { ErrorCode, errorRule, notSerializable, ServiceError } from "../domain/errors.ts";
+import { violated } from "./validation.ts";
+
+/** The domain of the ErrorInfo that every RPC error carries. */
+export const ERROR_DOMAIN = "millrace";
+
+/**
+ * Any failure as one that its caller is told. A failure that is neither a {@link ServiceError} nor Connect's own is a
+ * bug: it becomes INTERNAL with itself as the cause, for the log alone.
+ */
+export function toServiceError(error: unknown, requestId: string): ServiceError {
+  if (error instanceof ServiceError) return error;
+  if (error instanceof ConnectError) return ofConnect(error, requestId);
+  return internal(requestId, error);
+}
+
+const internal = (requestId: string, cause: unknown): ServiceError =>
+  new ServiceError(ErrorCode.INTERNAL, `internal error, request ${requestId}`, { cause });
+
+/** What Connect itself refuses, before or instead of a call. */
+function ofConnect(error: ConnectError, requestId: string): ServiceError {
+  if (error.cause instanceof ServiceError) return error.cause;
+  const text = error.rawMessage;
+  switch (error.code) {
+    case Code.InvalidArgument: {
+      const [violations] = error.findDetails(ViolationsSchema);
+      return violations ? violated(violations) : notSerializable(text);
+    }
+    case Code.ResourceExhausted:
+      return notSerializable(text, 413);
+    case Code.DeadlineExceeded:
+      return new ServiceError(ErrorCode.TIMEOUT, text);
+    case Code.Canceled:
+      return new ServiceError(ErrorCode.TIMEOUT, "the caller went away");
+    case Code.Unavailable:
+      return new ServiceError(ErrorCode.UNAVAILABLE, text);
+    case Code.Unimplemented:
+      return new ServiceError(ErrorCode.NOT_FOUND, text);
+    default:
+      return internal(requestId, error);
+  }
+}
+
+/**
+ * The RPC form: status, ErrorInfo with the code's name and number, and the details that fit the code.
+ *
+ * @param status in place of the code's own.
+ */
+export function toConnectError(error: ServiceError, status?: Code): ConnectError {
+  const rule = errorRule(error.code);
+  const connect = new ConnectError(error.message, status ?? (rule.status as Code), undefined, undefined, error);
+  const metadata: Record<string, string> = { code: String(error.code) };
+  const endOffset = error.details.find((detail) => detail.endOffset !== undefined)?.endOffset;
+  if (endOffset !== undefined) metadata.endOffset = String(endOffset);
+  add(connect, ErrorInfoSchema, { reason: rule.name, domain: ERROR_DOMAIN, metadata });
+  const fields = error.details.map(({ field, description }) => ({ field: field ?? "", description }));
+  if (error.code === ErrorCode.INVALID_ARGUMENT) add(connect, BadRequestSchema, { fieldViolations: fields });
+  if (error.code === ErrorCode.PRECONDITION_FAILED)
+    add(connect, PreconditionFailureSchema, {
+      violations: fields.map(({ field, description }) => ({ type: "OFFSET", subject: field, description })),
+    });
+  if (error.code === ErrorCode.QUOTA_EXCEEDED)
+    add(connect, QuotaFailureSchema, { violations: [{ subject: "storage", description: error.message }] });
+  if (error.retryAfterMs !== undefined)
+    add(connect, RetryInfoSchema, {
+      retryDelay: { seconds: BigInt(Math.floor(error.retryAfterMs / 1000)), nanos: (error.retryAfterMs % 1000) * 1e6 },
+    });
+  return connect;
+}
+
+function add(error: ConnectError, schema: Parameters<typeof create>[0], value: object): void {
+  error.details.push({ desc: schema, value: value as never });
+}
+
+/** The REST form of an error: its body, to be sent with `error.httpStatus`. */
+export function restErrorBody(error: ServiceError): { error: object } {
+  return {
+    error: {
+      code: error.code,
+      message: errorRule(error.code).name,
+      description: error.message,
+      ...(error.details.length > 0 ? { details: error.details } : {}),
+    },
+  };
+}
+
+/** The headers that go with it. */
+export function restErrorHeaders(error: ServiceError): Record<string, string> {
+  return {
+    ...(error.retryAfterMs === undefined
+      ? {}
+      : { "retry-after": String(Math.max(1, Math.ceil(error.retryAfterMs / 1000))) }),
+    ...(error.allow === undefined ? {} : { allow: error.allow.join(", ") }),
+  };
+}

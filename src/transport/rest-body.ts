@@ -1,0 +1,64 @@
+import type { IncomingMessage } from "node:http";
+import type { Transform } from "node:stream";
+import { createBrotliDecompress, createGunzip, createInflate, createZstdDecompress } from "node:zlib";
+import { notSerializable, type ServiceError } from "../domain/errors.ts";
+import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
+
+const INFLATERS: Record<string, (() => Transform) | undefined> = {
+  gzip: createGunzip,
+  "x-gzip": createGunzip,
+  deflate: createInflate,
+  br: createBrotliDecompress,
+  zstd: createZstdDecompress,
+};
+
+const JSON_MEDIA_TYPE = /^\s*application\/(?:[\w.+-]+\+)?json\s*(?:;|$)/i;
+
+/**
+ * Reads a JSON request's body as it was before compression.
+ *
+ * @throws ServiceError SERIALIZATION_ERROR: 413 above `maxBytes`, as sent or inflated; 415 for a content type or encoding
+ * that is not known; 400 for broken compression or a body that ends early.
+ */
+export function readRestBody(req: IncomingMessage, maxBytes = MAX_REQUEST_BYTES): Promise<Buffer> {
+  const fault = headerFault(req, maxBytes);
+  if (fault) return Promise.reject(fault);
+  const encoding = req.headers["content-encoding"]?.trim().toLowerCase();
+  if (encoding === undefined || encoding === "" || encoding === "identity") return collect(req, req, maxBytes);
+  const inflater = INFLATERS[encoding];
+  if (!inflater)
+    return Promise.reject(notSerializable(`content encoding "${encoding}" is not one of gzip, deflate, br, zstd`, 415));
+  return collect(req.pipe(inflater()), req, maxBytes);
+}
+
+function headerFault(req: IncomingMessage, maxBytes: number): ServiceError | undefined {
+  const type = req.headers["content-type"];
+  // Without a type it is taken for what it has to be.
+  if (type !== undefined && !JSON_MEDIA_TYPE.test(type))
+    return notSerializable(`content type "${type.slice(0, 100)}" is not application/json`, 415);
+  return Number(req.headers["content-length"] ?? 0) > maxBytes ? tooLarge(maxBytes) : undefined;
+}
+
+function collect(source: NodeJS.ReadableStream, req: IncomingMessage, maxBytes: number): Promise<Buffer> {
+  return new Promise((resolve, reject) => {
+    const chunks: Buffer[] = [];
+    let length = 0;
+    const fail = (error: ServiceError) => {
+      source.removeAllListeners("data");
+      req.unpipe();
+      reject(error);
+    };
+    source.on("data", (chunk: Buffer) => {
+      length += chunk.length;
+      if (length > maxBytes) return fail(tooLarge(maxBytes));
+      chunks.push(chunk);
+    });
+    source.once("end", () => resolve(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, length)));
+    source.once("error", (error) => fail(notSerializable(`the body can't be read: ${error.message}`)));
+    req.once("close", () => {
+      if (!req.readableEnded && !req.complete) fail(notSerializable("the body ended early"));
+    });
+  });
+}
+
+const tooLarge = (maxBytes: number): ServiceError => notSerializable(`the body is larger than ${maxBytes} bytes`, 413);

@@ -1,0 +1,126 @@
+import type { OutgoingHttpHeaders } from "node:http";
+import type { FastifyReply, FastifyRequest } from "fastify";
+import { PayloadFormat, type PollRequest, PollRequestSchema } from "../../gen/millrace/v1/events_pb.js";
+import { deadlineIn } from "../domain/deadline.ts";
+import { invalidArgument, invalidArguments, notSerializable, type ServiceError } from "../domain/errors.ts";
+import { DEFAULT_CALL_TIMEOUT_MS, MAX_CALL_TIMEOUT_MS } from "../domain/limits.ts";
+import { isStreamName } from "../domain/names.ts";
+import type { Consumer } from "../services/consumer.ts";
+import { batchDeadline } from "../services/events.ts";
+import { type Producer, parseIdempotencyKey } from "../services/producer.ts";
+import {
+  type BatchOptions,
+  BodyError,
+  type EventError,
+  isEventError,
+  parseBatchBody,
+  parsePublishBody,
+} from "./publish-body.ts";
+import { type HotHandler, queryOf } from "./rest.ts";
+import { readRestBody } from "./rest-body.ts";
+import { decodeRequest } from "./rest-routes.ts";
+import { batchText, pollBuffer, publishedText } from "./rest-text.ts";
+import { validate } from "./validation.ts";
+
+/**
+ * REST's hot paths, by the RPC that each stands for: the request is read once, straight from its bytes, and the answer
+ * is assembled around the stored bytes. A test holds them equal to the generic way.
+ */
+export function hotHandlers(producer: Producer, consumer: Consumer): ReadonlyMap<string, HotHandler> {
+  return new Map<string, HotHandler>([
+    ["Publish", (req, reply) => publish(producer, req, reply)],
+    ["PublishBatch", (req, reply) => publishBatch(producer, req, reply)],
+    [
+      "Poll",
+      async (req, reply, route, signal) => {
+        const request = decodeRequest(
+          route,
+          req.params as Record<string, string>,
+          queryOf(req),
+          undefined,
+        ) as PollRequest;
+        validate(PollRequestSchema, request);
+        await poll(consumer, request, reply, signal);
+      },
+    ],
+  ]);
+}
+
+async function publish(producer: Producer, req: FastifyRequest, reply: FastifyReply): Promise<void> {
+  const stream = streamName(req);
+  const key = parseIdempotencyKey(headerOf(req, "idempotency-key"));
+  const fields = parsed(parsePublishBody, await readRestBody(req.raw));
+  const ack = await producer.publish(stream, fields, key, deadlineIn(DEFAULT_CALL_TIMEOUT_MS));
+  send(reply, publishedText(ack, Date.now()));
+}
+
+async function publishBatch(producer: Producer, req: FastifyRequest, reply: FastifyReply): Promise<void> {
+  const stream = streamName(req);
+  const idempotencyKey = parseIdempotencyKey(headerOf(req, "idempotency-key"));
+  const { events, options } = parsed(parseBatchBody, await readRestBody(req.raw));
+  checkOptions(options);
+  const result = await producer.publishBatch(stream, {
+    events: events.map((event) => (isEventError(event) ? eventFault(event) : event)),
+    gzip: options?.compression === "gzip",
+    atomic: options?.atomic ?? false,
+    idempotencyKey,
+    deadline: batchDeadline(deadlineIn(DEFAULT_CALL_TIMEOUT_MS), options?.timeout),
+  });
+  send(reply, batchText(result));
+}
+
+async function poll(consumer: Consumer, request: PollRequest, reply: FastifyReply, signal: AbortSignal): Promise<void> {
+  const result = await consumer.poll(request, deadlineIn(DEFAULT_CALL_TIMEOUT_MS), signal);
+  // Whoever does not get the answer has not been handed the events.
+  reply.raw.once("close", () => {
+    if (!reply.raw.writableFinished) void result.giveBack();
+  });
+  if (reply.raw.destroyed) return void (await result.giveBack());
+  send(reply, pollBuffer(request.consumerGroup, result, request.payload === PayloadFormat.DATA));
+}
+
+function send(reply: FastifyReply, body: string | Buffer): void {
+  reply.hijack();
+  const length = typeof body === "string" ? Buffer.byteLength(body) : body.length;
+  reply.raw.writeHead(200, {
+    ...(reply.getHeaders() as OutgoingHttpHeaders),
+    "content-type": "application/json; charset=utf-8",
+    "content-length": length,
+  });
+  reply.raw.end(body);
+}
+
+function streamName(req: FastifyRequest): string {
+  const name = (req.params as { stream_name: string }).stream_name;
+  if (!isStreamName(name)) throw invalidArgument("streamName", "must be 1 to 128 letters, digits, _ and -");
+  // Parameters belong into the body here.
+  const [unknown] = Object.keys(queryOf(req));
+  if (unknown !== undefined) throw invalidArgument(unknown, "is not a known parameter");
+  return name;
+}
+
+const headerOf = (req: FastifyRequest, name: string): string | undefined => {
+  const value = req.headers[name];
+  return Array.isArray(value) ? value[0] : value;
+};
+
+function parsed<T>(parse: (body: Buffer) => T, body: Buffer): T {
+  try {
+    return parse(body);
+  } catch (error) {
+    if (!(error instanceof BodyError)) throw error;
+    throw error.kind === "field" ? invalidArguments(error.violations) : notSerializable(error.message);
+  }
+}
+
+function eventFault({ kind, violations }: EventError): ServiceError {
+  const fault = invalidArguments(violations);
+  return kind === "field" ? fault : notSerializable(fault.message);
+}
+
+function checkOptions(options: BatchOptions | undefined): void {
+  if (options?.compression !== undefined && options.compression !== "none" && options.compression !== "gzip")
+    throw invalidArgument("options.compression", "must be none or gzip");
+  if (options?.timeout !== undefined && (options.timeout < 1 || options.timeout > MAX_CALL_TIMEOUT_MS))
+    throw invalidArgument("options.timeout", `must be from 1 to ${MAX_CALL_TIMEOUT_MS}`);
+}

@@ -1,0 +1,157 @@
+import { isUtf8 } from "node:buffer";
+import type { IncomingHttpHeaders } from "node:http";
+import type { JsonValue } from "@bufbuild/protobuf";
+import { Code, ConnectError, createContextValues, type Interceptor } from "@connectrpc/connect";
+import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import { ErrorCode, invalidArgument, notSerializable, ServiceError } from "../domain/errors.ts";
+import { createdKey } from "../services/streams.ts";
+import { restErrorBody, restErrorHeaders, toServiceError } from "./errors.ts";
+import { inProcess, type Mounted } from "./in-process.ts";
+import { requestIdKey } from "./interceptors.ts";
+import type { CallLog } from "./log.ts";
+import { readRestBody } from "./rest-body.ts";
+import { decodeRequest, encodeResponse, type RestRoute, restRoutes, withoutBodyPrefix } from "./rest-routes.ts";
+
+/** Answers one route in place of the generic way through messages. */
+export type HotHandler = (
+  req: FastifyRequest,
+  reply: FastifyReply,
+  route: RestRoute,
+  signal: AbortSignal,
+) => Promise<void>;
+
+export interface RestOptions {
+  readonly mounted: readonly Mounted[];
+  readonly interceptors: readonly Interceptor[];
+  /** By the RPC's name. */
+  readonly hot: ReadonlyMap<string, HotHandler>;
+  readonly log: CallLog;
+}
+
+const GONE = new ConnectError("the caller went away", Code.Canceled);
+
+/** Every REST route of the services, and the answers to paths and methods that are none. */
+export async function restPlugin(app: FastifyInstance, options: RestOptions): Promise<void> {
+  const call = inProcess(options.mounted, options.interceptors);
+  const routes = options.mounted.flatMap(({ service }) => restRoutes(service));
+
+  // Bodies are read by the handlers, which know their own form.
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser("*", (_req, _payload, done) => done(null));
+  app.setErrorHandler((error, req, reply) => sendError(reply, failureOf(error, req, options.log)));
+
+  for (const route of routes) {
+    const hot = options.hot.get(route.method.name);
+    app.route({
+      method: route.httpMethod,
+      url: route.path,
+      exposeHeadRoute: false,
+      handler: async (req, reply) => {
+        const signal = callerSignal(reply);
+        if (hot) return hot(req, reply, route, signal);
+        const body = route.body === undefined ? undefined : parseJson(await readRestBody(req.raw));
+        const message = decodeRequest(route, req.params as Record<string, string>, queryOf(req), body);
+        const contextValues = createContextValues().set(requestIdKey, req.id);
+        try {
+          const answer = await call({
+            method: route.method,
+            message,
+            httpMethod: req.method,
+            url: `http://${req.host || "localhost"}${req.url}`,
+            header: webHeaders(req.headers),
+            signal,
+            contextValues,
+          });
+          await reply
+            .code(contextValues.get(createdKey) ? 201 : 200)
+            .header("content-type", "application/json; charset=utf-8")
+            .send(JSON.stringify(encodeResponse(route, answer)));
+        } catch (error) {
+          throw withoutBodyPrefix(toServiceError(error, req.id), route);
+        }
+      },
+    });
+  }
+  app.setNotFoundHandler((req, reply) => sendError(reply, notFound(req, routes)));
+}
+
+/** What Fastify's router refuses before any handler, such as a path that is not URL-encoded. */
+export function frameworkError(
+  error: Error & { statusCode?: number },
+  _req: FastifyRequest,
+  reply: FastifyReply,
+): void {
+  void sendError(reply, invalidArgument("path", error.message));
+}
+
+/** A failure as REST's answer. */
+export function sendError(reply: FastifyReply, failure: ServiceError): FastifyReply {
+  // A body that was not read to its end can't be followed by another request.
+  const cut = !reply.request.raw.complete && reply.request.raw.httpVersionMajor === 1;
+  return reply
+    .code(failure.httpStatus)
+    .headers({ ...restErrorHeaders(failure), ...(cut ? { connection: "close" } : {}) })
+    .header("content-type", "application/json; charset=utf-8")
+    .send(JSON.stringify(restErrorBody(failure)));
+}
+
+function failureOf(error: unknown, req: FastifyRequest, log: CallLog): ServiceError {
+  const failure = toServiceError(ofFastify(error), req.id);
+  log.failed(`${req.method} ${req.routeOptions.url ?? ""}`, req.id, failure);
+  return failure;
+}
+
+/** Fastify's own refusals carry a status below 500. */
+function ofFastify(error: unknown): unknown {
+  const { statusCode, message } = error as { statusCode?: number; message: string };
+  if (error instanceof ServiceError || error instanceof ConnectError || statusCode === undefined || statusCode >= 500)
+    return error;
+  return notSerializable(message, statusCode === 413 || statusCode === 415 ? statusCode : 400);
+}
+
+function notFound(req: FastifyRequest, routes: readonly RestRoute[]): ServiceError {
+  const path = req.url.split("?", 1)[0]!;
+  const allow = routes.filter((route) => patternOf(route).test(path)).map((route) => route.httpMethod);
+  if (allow.length === 0) return new ServiceError(ErrorCode.NOT_FOUND, `there is no ${path.slice(0, 200)}`);
+  return new ServiceError(
+    ErrorCode.METHOD_NOT_ALLOWED,
+    `${req.method} is not allowed here: use ${allow.join(" or ")}`,
+    { allow },
+  );
+}
+
+const patternOf = (route: RestRoute): RegExp => new RegExp(`^${route.path.replace(/:\w+/g, "[^/]+")}$`);
+
+/** Is aborted when the caller goes away before its answer is complete. */
+function callerSignal(reply: FastifyReply): AbortSignal {
+  const controller = new AbortController();
+  reply.raw.once("close", () => {
+    if (!reply.raw.writableFinished) controller.abort(GONE);
+  });
+  return controller.signal;
+}
+
+/** The JSON of a body. @throws ServiceError SERIALIZATION_ERROR. */
+function parseJson(body: Buffer): JsonValue {
+  if (!isUtf8(body)) throw notSerializable("the body is not UTF-8");
+  try {
+    return JSON.parse(body.toString("utf8")) as JsonValue;
+  } catch (error) {
+    throw notSerializable(`the body is not JSON: ${(error as Error).message}`);
+  }
+}
+
+/** The query's parameters, each with its one text or its several. */
+export function queryOf(req: FastifyRequest): Record<string, string | string[]> {
+  return (req.query ?? {}) as Record<string, string | string[]>;
+}
+
+/** Node's headers as the web's; the pseudo headers of HTTP/2 are left out. */
+function webHeaders(headers: IncomingHttpHeaders): Headers {
+  const out = new Headers();
+  for (const name in headers) {
+    if (name.startsWith(":")) continue;
+    for (const value of [headers[name]].flat()) if (value !== undefined) out.append(name, value);
+  }
+  return out;
+}
