@@ -1,3 +1,5 @@
+import { DEFAULT_ACK_WAIT_MS } from "./domain/limits.ts";
+
 /** Every setting, from the environment; see the README. */
 export interface Config {
   /** 0: any free port. */
@@ -11,6 +13,8 @@ export interface Config {
   readonly fsync: string;
   /** Servers that keep each record of the catalog. */
   readonly catalogReplicas: number;
+  /** After it, what a new group was handed and did not commit is handed out again, in milliseconds. */
+  readonly ackWaitMs: number;
   readonly logLevel: string;
   readonly tls:
     | { readonly certFile: string; readonly keyFile: string; readonly clientCaFile: string | undefined }
@@ -55,6 +59,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Config {
     dataDir: text("MILLRACE_DATA_DIR", ".millrace"),
     fsync,
     catalogReplicas: number("MILLRACE_CATALOG_REPLICAS", 1, 1, 5),
+    ackWaitMs: number("MILLRACE_ACK_WAIT_MS", DEFAULT_ACK_WAIT_MS, 100, 86_400_000),
     logLevel: oneOf("MILLRACE_LOG_LEVEL", "info", LOG_LEVELS),
     tls: certFile && keyFile ? { certFile, keyFile, clientCaFile: env.MILLRACE_TLS_CLIENT_CA || undefined } : undefined,
     drainMs: number("MILLRACE_DRAIN_MS", 10_000, 0, 600_000),

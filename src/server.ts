@@ -36,7 +36,9 @@ export async function startServer(config: Config, logger: Logger): Promise<Serve
   await using owned = new AsyncDisposableStack();
   const url = config.natsUrl ?? owned.use(await startEmbedded(config, logger)).url;
   const js = owned.use(await connectJetStream({ url, log: logger }));
-  const groups = owned.use(await Groups.open(js, config.catalogReplicas, logger));
+  const groups = owned.use(
+    await Groups.open(js, { replicas: config.catalogReplicas, ackWaitMs: config.ackWaitMs, log: logger }),
+  );
   const catalog = owned.use(
     await Catalog.open(js, config.catalogReplicas, (stream, deadline) => groups.forgetStream(stream, deadline)),
   );

@@ -2,7 +2,6 @@ import { randomBytes } from "node:crypto";
 import type { Logger } from "pino";
 import { type Deadline, deadlineIn } from "../domain/deadline.ts";
 import { groupNotFound } from "../domain/errors.ts";
-import { DEFAULT_ACK_WAIT_MS } from "../domain/limits.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { type Bucket, type Change, openBucket } from "../jetstream/kv.ts";
 import {
@@ -41,6 +40,14 @@ export interface GroupInStream {
   turn: number;
 }
 
+export interface GroupsOptions {
+  /** Servers that keep each record. */
+  readonly replicas: number;
+  /** Of new groups: after it, what was handed out and not committed is handed out again. */
+  readonly ackWaitMs: number;
+  readonly log: Logger;
+}
+
 /** A gateway that does not answer within this is asked again later; one that has ended is known at once. */
 const PROBE_MS = 1000;
 
@@ -57,6 +64,7 @@ export class Groups implements AsyncDisposable {
   readonly #uses: Bucket<{ since: number }>;
   readonly #offsets: Bucket<OffsetRecord>;
   readonly #log: Logger;
+  readonly #ackWaitMs: number;
   readonly #gateway = randomBytes(6).toString("hex");
   readonly #open = new Map<string, OpenGroup>();
   readonly #opening = new Map<string, Promise<OpenGroup | undefined>>();
@@ -64,17 +72,28 @@ export class Groups implements AsyncDisposable {
   readonly #others = new Map<string, Set<string>>();
   #watch: AsyncDisposable | undefined;
 
-  private constructor(js: JetStream, records: Bucket<GroupRecord>, offsets: Bucket<OffsetRecord>, log: Logger) {
+  private constructor(
+    js: JetStream,
+    records: Bucket<GroupRecord>,
+    offsets: Bucket<OffsetRecord>,
+    options: GroupsOptions,
+  ) {
     this.#js = js;
     this.#records = records;
     this.#uses = records as unknown as Bucket<{ since: number }>;
     this.#offsets = offsets;
-    this.#log = log;
+    this.#log = options.log;
+    this.#ackWaitMs = options.ackWaitMs;
   }
 
-  static async open(js: JetStream, replicas: number, log: Logger): Promise<Groups> {
-    const records = await openBucket<GroupRecord>(js, GROUPS_BUCKET, replicas);
-    const groups = new Groups(js, records, await openBucket<OffsetRecord>(js, OFFSETS_BUCKET, replicas), log);
+  static async open(js: JetStream, options: GroupsOptions): Promise<Groups> {
+    const records = await openBucket<GroupRecord>(js, GROUPS_BUCKET, options.replicas);
+    const groups = new Groups(
+      js,
+      records,
+      await openBucket<OffsetRecord>(js, OFFSETS_BUCKET, options.replicas),
+      options,
+    );
     js.nc.subscribe(gatewaySubject(groups.#gateway), { callback: (_error, msg) => void msg.respond() });
     groups.#watch = await groups.#uses.watch("use.>", (change) => groups.#useChanged(change));
     return groups;
@@ -161,7 +180,7 @@ export class Groups implements AsyncDisposable {
         group,
         stream: stream.name,
         createdAtMs: Date.now(),
-        ackWaitMs: DEFAULT_ACK_WAIT_MS,
+        ackWaitMs: this.#ackWaitMs,
         start: states.map((state) => state.endOffset),
       };
       // When another call came first, its start is the group's.
