@@ -22,7 +22,7 @@ async function main(): Promise<void> {
     });
 
   try {
-    const server = await startServer(config, logger);
+    const server = await startServer(config, logger, process.env);
     console.log(`Millrace listens on ${server.url}`);
     await stop.promise;
     await server[Symbol.asyncDispose]();

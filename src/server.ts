@@ -8,7 +8,7 @@ import { StreamService } from "../gen/millrace/v1/streams_pb.js";
 import { findNatsServer } from "../scripts/nats-server.mjs";
 import type { Config } from "./config.ts";
 import { connectJetStream } from "./jetstream/connection.ts";
-import { type EmbeddedNats, startEmbeddedNats } from "./jetstream/embedded.ts";
+import { startEmbeddedNats } from "./jetstream/embedded.ts";
 import { Appender } from "./log/append.ts";
 import { Catalog } from "./log/catalog.ts";
 import { Groups } from "./log/groups.ts";
@@ -32,9 +32,10 @@ export interface Server extends AsyncDisposable {
 const SHUTTING_DOWN = new ConnectError("the server is shutting down", Code.Unavailable);
 
 /** Starts the service. @throws Error when the port is taken, nats-server is missing or NATS is out of reach. */
-export async function startServer(config: Config, logger: Logger): Promise<Server> {
+export async function startServer(config: Config, logger: Logger, env: NodeJS.ProcessEnv = {}): Promise<Server> {
   await using owned = new AsyncDisposableStack();
-  const url = config.natsUrl ?? owned.use(await startEmbedded(config, logger)).url;
+  const url =
+    config.natsUrl ?? owned.use(await startEmbeddedNats({ ...config, binary: findNatsServer(env), log: logger })).url;
   const js = owned.use(await connectJetStream({ url, log: logger }));
   const groups = owned.use(
     await Groups.open(js, { replicas: config.catalogReplicas, ackWaitMs: config.ackWaitMs, log: logger }),
@@ -73,15 +74,6 @@ export async function startServer(config: Config, logger: Logger): Promise<Serve
     port,
     [Symbol.asyncDispose]: () => running.disposeAsync(),
   };
-}
-
-async function startEmbedded(config: Config, logger: Logger): Promise<EmbeddedNats> {
-  const binary = findNatsServer(process.env);
-  if (binary === undefined)
-    throw new Error(
-      "there is no nats-server 2.14 or newer: run `node scripts/setup.mjs`, or set NATS_SERVER_BIN or NATS_URL",
-    );
-  return startEmbeddedNats({ binary, dataDir: config.dataDir, fsync: config.fsync, log: logger });
 }
 
 async function listenerOptions(config: Config): Promise<ListenerOptions> {

@@ -13,7 +13,8 @@ export const MAX_CONTENT_TYPE_BYTES = 128;
 /** Room beside the value in a stored message: key, headers and Millrace's own fields, percent-encoded. */
 export const MESSAGE_OVERHEAD_BYTES = 64 * 1024;
 export const DEFAULT_MAX_MESSAGE_BYTES = 1024 * 1024;
-export const MAX_MAX_MESSAGE_BYTES = 8 * 1024 * 1024;
+/** With the overhead, the 8 MiB that nats-server advises as the largest message. */
+export const MAX_MAX_MESSAGE_BYTES = 8 * 1024 * 1024 - MESSAGE_OVERHEAD_BYTES;
 export const MAX_JSON_DEPTH = 64;
 
 export const MAX_BATCH_EVENTS = 10_000;

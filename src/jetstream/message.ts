@@ -98,7 +98,7 @@ function decodeLine(out: DecodedHeader, name: string, value: string): void {
       return;
     default:
       if (name.startsWith(USER_PREFIX))
-        (out.headers ??= []).push([decodeText(name.slice(USER_PREFIX.length)), decodeText(value)]);
+        out.headers = [...(out.headers ?? []), [decodeText(name.slice(USER_PREFIX.length)), decodeText(value)]];
   }
 }
 

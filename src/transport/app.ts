@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { type ConnectRouter, createContextValues } from "@connectrpc/connect";
-import Fastify, { type FastifyBaseLogger, type FastifyInstance } from "fastify";
+import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from "fastify";
 import type { Logger } from "pino";
 import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
 import { toConnectError, toServiceError } from "./errors.ts";
@@ -31,7 +31,7 @@ export async function createApp(options: AppOptions): Promise<App> {
   let requests = 0;
   const app = Fastify({
     loggerInstance: options.logger as FastifyBaseLogger,
-    disableRequestLogging: true,
+    logController: new LogController({ disableRequestLogging: true }),
     genReqId: () => `${prefix}-${(requests++).toString(36)}`,
     serverFactory: (handler) => createListener(handler as never, options.listener) as never,
     frameworkErrors: frameworkError,

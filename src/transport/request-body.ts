@@ -101,8 +101,7 @@ export class RequestBody implements AsyncIterableIterator<Uint8Array> {
     const req = this.#req;
     const chunk = req.read() as Buffer | null;
     if (chunk !== null) return { done: false, value: chunk };
-    // Over HTTP/2 a stream that is reset also "ends": taken for an end, half a request would pass for a whole one.
-    if (req.aborted || req.errored) this.#failure = gone;
+    if (req.aborted || req.errored || isReset(req)) this.#failure = gone;
     else if (req.readableEnded) this.#over = true;
     else if (req.destroyed || req.closed) this.#failure = gone;
     else return undefined;
@@ -132,4 +131,11 @@ export class RequestBody implements AsyncIterableIterator<Uint8Array> {
     );
     this.#wake();
   };
+}
+
+/** Over HTTP/2 a stream that is cut off "ends" too: taken for an end, half a request would pass for a whole one. */
+function isReset(req: IncomingMessage): boolean {
+  if (!(req instanceof Http2ServerRequest)) return false;
+  const { stream } = req;
+  return stream.destroyed || stream.aborted || stream.rstCode !== constants.NGHTTP2_NO_ERROR;
 }

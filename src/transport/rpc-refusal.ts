@@ -1,13 +1,13 @@
 /** Answers of calls that never reach a handler (unknown method, failed hook), in the protocol that the caller speaks. */
 import { Code, type ConnectError } from "@connectrpc/connect";
 import type { UniversalServerResponse } from "@connectrpc/connect/protocol";
+import { encodeEnvelope } from "@connectrpc/connect/protocol";
 import {
   codeToHttpStatus,
   endStreamFlag,
   endStreamToJson,
   errorToJsonBytes,
 } from "@connectrpc/connect/protocol-connect";
-import { encodeEnvelope } from "@connectrpc/connect/protocol";
 import { setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
 
 const GRPC = /^application\/grpc(-web)?(?:\+(?:proto|json))?(?:;|$)/i;
