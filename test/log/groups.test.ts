@@ -1,0 +1,232 @@
+import { randomUUID } from "node:crypto";
+import { pino } from "pino";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { deadlineIn, pause } from "../../src/domain/deadline.ts";
+import { connectJetStream } from "../../src/jetstream/connection.ts";
+import { durableName, partitionStream } from "../../src/jetstream/names.ts";
+import { Appender } from "../../src/log/append.ts";
+import { Catalog, type StreamRecord } from "../../src/log/catalog.ts";
+import { commit } from "../../src/log/commit.ts";
+import { Groups } from "../../src/log/groups.ts";
+import { type PollOptions, type PollResult, poll } from "../../src/log/poll.ts";
+import { startNats } from "../support/nats.ts";
+
+const ACK_WAIT_MS = 400;
+const logger = pino({ level: "silent" });
+const never = new AbortController().signal;
+
+/** A gateway's log, without a listener. */
+async function openLog(url: string) {
+  const js = await connectJetStream({ url, log: logger });
+  const groups = await Groups.open(js, { replicas: 1, ackWaitMs: ACK_WAIT_MS, log: logger });
+  const catalog = await Catalog.open(js, 1, (stream, deadline) => groups.forgetStream(stream, deadline));
+  return { js, groups, catalog, appender: new Appender(js) };
+}
+
+type Log = Awaited<ReturnType<typeof openLog>>;
+
+let nats: Awaited<ReturnType<typeof startNats>>;
+let log: Log;
+beforeAll(async () => {
+  nats = await startNats();
+  log = await openLog(nats.url);
+});
+afterAll(async () => {
+  await log.catalog[Symbol.asyncDispose]();
+  await log.groups[Symbol.asyncDispose]();
+  await log.js[Symbol.asyncDispose]();
+  await nats[Symbol.asyncDispose]();
+});
+
+async function streamOf(events: number, partitions = 1): Promise<StreamRecord> {
+  const { record } = await log.catalog.create(randomUUID(), { partitions }, deadlineIn(10_000));
+  const payload = Buffer.from("1");
+  for (let n = 0; n < events; n++)
+    await log.appender.append(
+      record,
+      { payload, contentType: "application/json", partition: n % partitions },
+      { deadline: deadlineIn(5000) },
+    );
+  return record;
+}
+
+async function take(
+  stream: StreamRecord,
+  group: string,
+  options: Partial<PollOptions> = {},
+  by: Log = log,
+): Promise<PollResult> {
+  const joined = await by.groups.join(group, stream, "earliest", deadlineIn(5000));
+  return poll(by.js, joined, {
+    partitions: undefined,
+    seekTo: undefined,
+    limit: 10,
+    maxBytes: 1_000_000,
+    waitMs: 0,
+    filter: undefined,
+    autoCommit: false,
+    deadline: deadlineIn(5000),
+    signal: never,
+    ...options,
+  });
+}
+
+const offsetsOf = (result: PollResult): number[] => result.events.map((event) => event.offset);
+const committing = (stream: StreamRecord, group: string, offset: number, partition = 0) =>
+  commit(log.catalog, log.groups, group, [{ stream: stream.name, partition, offset }], deadlineIn(5000));
+
+/** Polls until something comes, within a limit. */
+async function takeSome(stream: StreamRecord, group: string, options: Partial<PollOptions> = {}): Promise<number[]> {
+  const limit = deadlineIn(10_000);
+  while (performance.now() < limit) {
+    const found = offsetsOf(await take(stream, group, options));
+    if (found.length > 0) return found;
+    await pause(20);
+  }
+  throw new Error("nothing came");
+}
+
+describe("poll", () => {
+  test("hands out each event once while ackWait has not passed", async () => {
+    const stream = await streamOf(5);
+    expect(offsetsOf(await take(stream, "g", { limit: 3 }))).toEqual([0, 1, 2]);
+    expect(offsetsOf(await take(stream, "g", { limit: 3 }))).toEqual([3, 4]);
+    expect(offsetsOf(await take(stream, "g"))).toEqual([]);
+  });
+
+  test("hands out again, in order and all of it, what was not committed within ackWait", async () => {
+    const stream = await streamOf(6);
+    await take(stream, "g", { limit: 4 });
+    await committing(stream, "g", 0);
+    await take(stream, "g", { limit: 1 });
+    expect(await takeSome(stream, "g", { partitions: [0], limit: 10, waitMs: 0 })).toEqual([5]);
+    expect(await takeSome(stream, "g")).toEqual([1, 2, 3, 4, 5]);
+  });
+
+  test("gives back what a caller that went away was handed: it comes first and in order", async () => {
+    const stream = await streamOf(5);
+    const gone = await take(stream, "g", { limit: 3 });
+    await gone.giveBack();
+    expect(offsetsOf(await take(stream, "g"))).toEqual([0, 1, 2, 3, 4]);
+  });
+
+  test("goes on in order after giving back several times in a row", async () => {
+    const stream = await streamOf(8);
+    for (let i = 0; i < 3; i++) await (await take(stream, "g", { limit: 4 })).giveBack();
+    expect(offsetsOf(await take(stream, "g", { limit: 6 }))).toEqual([0, 1, 2, 3, 4, 5]);
+    await committing(stream, "g", 5);
+    expect(offsetsOf(await take(stream, "g"))).toEqual([6, 7]);
+  });
+
+  test("ends the wait when its caller goes away and loses nothing by it", async () => {
+    const stream = await streamOf(0);
+    const caller = new AbortController();
+    const waiting = take(stream, "g", { waitMs: 20_000, signal: caller.signal });
+    caller.abort(new Error("gone"));
+    await expect(waiting).rejects.toThrow("gone");
+    const payload = Buffer.from("1");
+    await log.appender.append(stream, { payload, contentType: "application/json" }, { deadline: deadlineIn(5000) });
+    expect(offsetsOf(await take(stream, "g", { waitMs: 5000 }))).toEqual([0]);
+  });
+
+  test("hands out at most maxBytes, but always one event", async () => {
+    const { record } = await log.catalog.create(randomUUID(), {}, deadlineIn(5000));
+    for (const size of [500, 500, 500])
+      await log.appender.append(
+        record,
+        { payload: Buffer.alloc(size, 0x31), contentType: "application/json" },
+        { deadline: deadlineIn(5000) },
+      );
+    expect(offsetsOf(await take(record, "g", { maxBytes: 10 }))).toEqual([0]);
+    expect(offsetsOf(await take(record, "g", { maxBytes: 100_000 }))).toEqual([1, 2]);
+  });
+
+  test("bounds an answer by what compressed payloads inflate to", async () => {
+    const { record } = await log.catalog.create(randomUUID(), { compression: "gzip" }, deadlineIn(5000));
+    for (let i = 0; i < 3; i++)
+      await log.appender.append(
+        record,
+        { payload: Buffer.alloc(100_000, 0x31), contentType: "text/plain" },
+        { deadline: deadlineIn(5000) },
+      );
+    expect(offsetsOf(await take(record, "g", { maxBytes: 250_000 }))).toEqual([0, 1]);
+    expect(offsetsOf(await take(record, "g", { maxBytes: 250_000 }))).toEqual([2]);
+  });
+
+  test("shares a limit among partitions and reports position, lag and commit of each", async () => {
+    const stream = await streamOf(9, 3);
+    const first = await take(stream, "g", { limit: 4 });
+    expect(first.events).toHaveLength(4);
+    expect(first.lag).toBe(5);
+    await committing(stream, "g", 0, first.events[0]!.partition);
+    const second = await take(stream, "g", { limit: 100 });
+    expect(second.lag).toBe(0);
+    expect(second.partitions.map(({ nextOffset }) => nextOffset)).toEqual([3, 3, 3]);
+    expect(second.partitions.filter(({ committedOffset }) => committedOffset === 0)).toHaveLength(1);
+  });
+});
+
+describe("commit", () => {
+  test("rewinds behind and skips ahead inside the partition's range", async () => {
+    const stream = await streamOf(10);
+    await take(stream, "g", { limit: 5 });
+    await committing(stream, "g", 4);
+    await committing(stream, "g", 1);
+    expect(offsetsOf(await take(stream, "g", { limit: 2 }))).toEqual([2, 3]);
+    await committing(stream, "g", 7);
+    expect(offsetsOf(await take(stream, "g"))).toEqual([8, 9]);
+  });
+
+  test("keeps what a crash of the consumer's floor would take back", async () => {
+    const stream = await streamOf(6);
+    await take(stream, "g", { limit: 6 });
+    await committing(stream, "g", 3);
+    // What a killed nats-server does: the durable is back where it was before the commit.
+    await log.js.jsm.consumers.reset(partitionStream(stream.name, 0), durableName("g"), 1);
+    const other = await openLog(nats.url);
+    try {
+      expect(offsetsOf(await take(stream, "g", {}, other))).toEqual([4, 5]);
+    } finally {
+      await other.catalog[Symbol.asyncDispose]();
+      await other.groups[Symbol.asyncDispose]();
+      await other.js[Symbol.asyncDispose]();
+    }
+  });
+
+  test("of a partition named twice is refused before anything is applied", async () => {
+    const stream = await streamOf(4, 2);
+    await take(stream, "g");
+    const entries = [0, 0].map((offset) => ({ stream: stream.name, partition: 0, offset }));
+    await expect(commit(log.catalog, log.groups, "g", entries, deadlineIn(5000))).rejects.toThrow("earlier entry");
+    expect((await take(stream, "g")).partitions[0]!.committedOffset).toBeUndefined();
+  });
+});
+
+describe("a gateway that ended without a word", () => {
+  test("had taken events that the next gateway hands out again at once", async () => {
+    const stream = await streamOf(6);
+    const killed = await openLog(nats.url);
+    await take(stream, "g", { limit: 2 }, killed);
+    await commit(
+      killed.catalog,
+      killed.groups,
+      "g",
+      [{ stream: stream.name, partition: 0, offset: 0 }],
+      deadlineIn(5000),
+    );
+    await take(stream, "g", { limit: 3 }, killed);
+    await killed.js.nc.close(); // no goodbye: its notes stay
+    expect(offsetsOf(await take(stream, "g"))).toEqual([1, 2, 3, 4, 5]);
+    killed.js.publisher.close();
+  });
+
+  test("that lives keeps what it took", async () => {
+    const stream = await streamOf(4);
+    const other = await openLog(nats.url);
+    await take(stream, "g", { limit: 2 }, other);
+    expect(offsetsOf(await take(stream, "g"))).toEqual([2, 3]);
+    await other.catalog[Symbol.asyncDispose]();
+    await other.groups[Symbol.asyncDispose]();
+    await other.js[Symbol.asyncDispose]();
+  });
+});
