@@ -15,6 +15,8 @@ interface ProcessRecord {
   readonly identity: string;
 }
 
+/** A process that is being killed, or is closing, holds its lock a little longer. */
+const OWNER_LIMIT_MS = 1000;
 /** A watchdog ends a left-over nats-server within a second; one that is stuck is then ended from here. */
 const LEFT_OVER_LIMIT_MS = 2000;
 
@@ -24,12 +26,12 @@ const LEFT_OVER_LIMIT_MS = 2000;
  * The lock is a file with the owner's pid, so it holds among processes that see each other's pids: two containers that
  * share a volume do not.
  *
- * @throws Error when another process holds it, when this one does already, or when a nats-server cannot be ended.
+ * @throws Error when another process, or this one, holds it for longer than a second; when a nats-server cannot be ended.
  */
 export async function lockDataDir(dataDir: string): Promise<DataLock> {
   const lockFile = join(dataDir, "millrace.lock");
   const serverFile = join(dataDir, "nats-server.json");
-  take(lockFile, dataDir);
+  await take(lockFile, dataDir);
   try {
     await endLeftOver(serverFile);
   } catch (error) {
@@ -47,11 +49,12 @@ export async function lockDataDir(dataDir: string): Promise<DataLock> {
   };
 }
 
-function take(lockFile: string, dataDir: string): void {
+async function take(lockFile: string, dataDir: string): Promise<void> {
+  const deadline = deadlineIn(OWNER_LIMIT_MS);
   const own = `${lockFile}.${process.pid}-${randomBytes(4).toString("hex")}`;
   writeFileSync(own, JSON.stringify({ pid: process.pid, identity: processIdentity(process.pid) ?? "" }));
   try {
-    for (let tries = 0; tries < 5; tries++) {
+    for (;;) {
       try {
         linkSync(own, lockFile); // fails when there is a lock, and otherwise shows the whole content at once
         return;
@@ -59,13 +62,13 @@ function take(lockFile: string, dataDir: string): void {
         if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
       }
       const owner = readRecord(lockFile);
-      if (owner !== undefined && isRunning(owner)) throw inUse(dataDir, owner.pid);
-      removeStale(lockFile);
+      if (owner === undefined || !isRunning(owner)) removeStale(lockFile);
+      else if (msLeft(deadline) === 0) throw inUse(dataDir, owner.pid);
+      else await pause(20, deadline);
     }
   } finally {
     rmSync(own, { force: true });
   }
-  throw new Error(`data directory "${dataDir}": the lock file "${lockFile}" changes all the time`);
 }
 
 /** Of two processes that find the same stale lock, the slower must not remove the new lock of the faster. */

@@ -105,7 +105,7 @@ export async function startEmbeddedNats(options: EmbeddedNatsOptions): Promise<E
       if (readyLimit.aborted) throw new Error("nats-server did not become ready in time", { cause: error });
       throw error;
     }
-    owned.use(server);
+    owned.use(server); // keeps the server's own dispose, which the caller's then runs before the rest
     const running = owned.move();
     log.info({ pid: server.pid, serverName, maxFileStoreBytes, fsync: options.fsync }, "nats-server is ready");
     return Object.assign(server, { [Symbol.asyncDispose]: () => running.disposeAsync() });
