@@ -75,8 +75,10 @@ export function openSessions(server: http2.Http2Server, times: SessionTimes) {
     });
     const noSettings = setTimeout(() => session.destroy(), times.headersTimeoutMs);
     session.once("remoteSettings", () => clearTimeout(noSettings));
-    session.setTimeout(times.idleTimeoutMs, () => {
+    session.setTimeout(times.idleTimeoutMs);
+    session.on("timeout", () => {
       if (streams === 0) close();
+      else session.setTimeout(times.idleTimeoutMs);
     });
     socket.once("close", () => {
       sessions.delete(session);

@@ -67,12 +67,11 @@ export async function rpcPlugin(app: FastifyInstance, options: RpcPluginOptions)
   });
 
   for (const handler of router.handlers) {
-    const isStreamed =
-      handler.method.methodKind === "client_streaming" || handler.method.methodKind === "bidi_streaming";
+    const isStream = handler.method.methodKind === "client_streaming" || handler.method.methodKind === "bidi_streaming";
     app.all(handler.requestPath, async (req, reply) => {
       reply.hijack();
       const call = new Call(reply.raw);
-      const body = new RequestBody(req.raw, isStreamed ? 0 : requestTimeoutMs);
+      const body = new RequestBody(req.raw, isStream ? 0 : requestTimeoutMs);
       try {
         const request = universalRequest(req, body, call.signal, contextValues?.(req));
         const answer = await handler(request);

@@ -179,7 +179,7 @@ describe("slow callers are cut off", () => {
     ["an idle HTTP/1.1 connection", "GET / HTTP/1.1\r\nhost: a\r\n\r\n"],
     ["an HTTP/2 preface without settings", PREFACE],
     ["half an HTTP/2 header", h2(0, 0, 40, 1, 4, 0, 0, 0, 1, 0x82)],
-    ["half an HTTP/2 body", h2(0, 0, 3, 1, 4, 0, 0, 0, 1, 0x83, 0x86, 0x84)],
+    ["half an HTTP/2 body", h2(0, 0, 6, 1, 4, 0, 0, 0, 1, 0x83, 0x86, 0x84, 0x41, 1, 0x61)],
     ["an idle HTTP/2 connection", h2()],
   ])("%s", async (_name, bytes) => {
     const [server, port] = await start(times);
