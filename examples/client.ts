@@ -1,0 +1,159 @@
+/** The part of the HTTP/JSON API that a producer and a consumer need, by nothing but `fetch`. */
+
+export interface NewEvent {
+  /** Events with one key land in one partition and stay in order. */
+  readonly key: string;
+  /** Any JSON. */
+  readonly value: unknown;
+  readonly headers?: Readonly<Record<string, string>>;
+  /** Chosen by the publisher: the same id again stores nothing, so a batch without an answer can be sent again. */
+  readonly eventId?: string;
+}
+
+/** What became of one event of a batch: it has a place, or an error. */
+export interface PublishResult {
+  readonly eventId?: string;
+  readonly partition?: number;
+  readonly offset?: number;
+  /** An event of this id was stored before; partition and offset are that one's. */
+  readonly duplicate?: boolean;
+  readonly error?: { readonly code: number; readonly message: string; readonly description: string };
+}
+
+export interface BatchAnswer {
+  readonly batchId: string;
+  readonly totalEvents: number;
+  readonly successCount: number;
+  readonly failureCount: number;
+  /** In the order of the request. */
+  readonly results: readonly PublishResult[];
+}
+
+export interface StoredEvent<Value> {
+  readonly eventId: string;
+  readonly partition: number;
+  /** Place in the partition, from 0. */
+  readonly offset: number;
+  readonly timestamp: string;
+  readonly key: string;
+  readonly value: Value;
+  readonly headers?: Readonly<Record<string, string>>;
+}
+
+/** Where a group is in one partition. */
+export interface PartitionPlace {
+  readonly partition: number;
+  /** What the group is handed next. */
+  readonly nextOffset: number;
+  /** Events that it was not handed yet. */
+  readonly lag: number;
+  /** The last event that it has processed; absent before its first commit. */
+  readonly committedOffset?: number;
+}
+
+/** The answer to a poll. */
+export interface Page<Value> {
+  /** In offset order within each partition. */
+  readonly events: readonly StoredEvent<Value>[];
+  readonly metadata: {
+    readonly consumerGroup: string;
+    readonly lag: number;
+    readonly nextOffset: number;
+    readonly partitions: readonly PartitionPlace[];
+  };
+}
+
+export interface PollQuery {
+  readonly consumerGroup: string;
+  /** Most events, 1 to 10 000; default 100. */
+  readonly limit?: number;
+  /** Longest wait for the first event, in milliseconds; default 1000. */
+  readonly timeout?: number;
+  /** `earliest` and `latest` say where a new group starts; a number moves the group there. */
+  readonly offset?: "earliest" | "latest" | number;
+  /** This partition only; default: all. */
+  readonly partition?: number;
+}
+
+export interface Stream {
+  readonly name: string;
+  readonly partitions: number;
+  readonly totalMessages: number;
+  readonly partitionDetails: readonly {
+    readonly partition: number;
+    readonly leader: string;
+    /** First offset kept. */
+    readonly startOffset: number;
+    /** One past the last. */
+    readonly endOffset: number;
+  }[];
+}
+
+/** The last event processed of one partition. */
+export interface CommitOffset {
+  readonly stream: string;
+  readonly partition: number;
+  readonly offset: number;
+}
+
+export class Client {
+  readonly #url: string;
+  readonly #signal: AbortSignal;
+
+  /**
+   * @param url of the service, such as `http://127.0.0.1:8080`.
+   * @param signal ends every call.
+   */
+  constructor(url: string, signal: AbortSignal) {
+    this.#url = url.replace(/\/+$/, "");
+    this.#signal = signal;
+  }
+
+  /** The same client with another signal. */
+  until(signal: AbortSignal): Client {
+    return new Client(this.#url, signal);
+  }
+
+  createStream(name: string, partitions: number): Promise<Stream> {
+    return this.#call("POST", "/streams", { name, partitions });
+  }
+
+  getStream(name: string): Promise<Stream> {
+    return this.#call("GET", `/streams/${name}`);
+  }
+
+  /** Deletes a stream, and what groups have kept of it. */
+  async deleteStream(name: string): Promise<void> {
+    await this.#call("DELETE", `/streams/${name}`);
+  }
+
+  /** Publishes events and answers once they are stored; a bad one fails alone. */
+  publishBatch(stream: string, events: readonly NewEvent[]): Promise<BatchAnswer> {
+    return this.#call("POST", `/streams/${stream}/events/batch`, { events });
+  }
+
+  /** Takes a group's next events. What it does not commit comes again. */
+  poll<Value>(stream: string, query: PollQuery): Promise<Page<Value>> {
+    const pairs = Object.entries(query).map(([name, value]): [string, string] => [name, String(value)]);
+    const text = new URLSearchParams(pairs);
+    return this.#call("GET", `/streams/${stream}/events?${text}`);
+  }
+
+  /** Stores that a group has processed everything up to these events, themselves included. */
+  async commit(group: string, offsets: readonly CommitOffset[]): Promise<readonly CommitOffset[]> {
+    const path = `/consumers/${encodeURIComponent(group)}/commit`;
+    const answer = await this.#call<{ committedOffsets: CommitOffset[] }>("POST", path, { offsets });
+    return answer.committedOffsets;
+  }
+
+  async #call<Answer>(method: string, path: string, body?: unknown): Promise<Answer> {
+    const response = await fetch(`${this.#url}/api/v1${path}`, {
+      method,
+      signal: this.#signal,
+      ...(body === undefined ? {} : { headers: { "content-type": "application/json" }, body: JSON.stringify(body) }),
+    });
+    const text = await response.text();
+    if (!response.ok) throw new Error(`${method} ${path} answered ${response.status}: ${text}`);
+    return JSON.parse(text) as Answer;
+  }
+}
