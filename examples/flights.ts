@@ -44,7 +44,10 @@ async function replayFlights(rows: number | undefined): Promise<boolean> {
 
   const checks = new Checks();
   const stopOwn = async () => {
-    if (own) checks.equal("exit code of the service after SIGTERM", await own.stop(), 0);
+    if (!own) return;
+    const code = await own.stop();
+    checks.equal("exit code of the service after SIGTERM", code, 0);
+    if (code !== 0) console.error(own.log);
   };
   const run: Run = {
     client: new Client(url, signal),
@@ -233,6 +236,7 @@ try {
   else if (!(await replayFlights(rows))) process.exitCode = 1;
 } catch (error) {
   const { message, cause } = error as Error;
-  console.error(cause instanceof Error ? `${message}: ${cause.message}` : message);
+  // Of a call that fails on its way, fetch tells the reason in the cause only.
+  console.error(message === "fetch failed" && cause instanceof Error ? `${message}: ${cause.message}` : message);
   process.exitCode = 1;
 }

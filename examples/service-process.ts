@@ -2,11 +2,13 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const START_LIMIT_MS = 30_000;
 const STOP_LIMIT_MS = 20_000;
+const LAST_WORDS_MS = 100;
 const KEPT_LOG_CHARACTERS = 4000;
 
 interface Running {
@@ -36,7 +38,7 @@ export class ServiceProcess implements AsyncDisposable {
       return service;
     } catch (error) {
       await service[Symbol.asyncDispose]();
-      throw error;
+      throw new Error(`${(error as Error).message}\n${service.#log}`.trimEnd(), { cause: error });
     }
   }
 
@@ -70,7 +72,9 @@ export class ServiceProcess implements AsyncDisposable {
     });
     const url = await Promise.race([
       listeningUrl(child, AbortSignal.any([signal, AbortSignal.timeout(START_LIMIT_MS)])),
-      ended.then((how) => {
+      ended.then(async (how) => {
+        // Its last words may still be on their way.
+        await setTimeout(LAST_WORDS_MS);
         throw new Error(`the service ended with ${how} before it listened`);
       }),
     ]);
@@ -83,11 +87,13 @@ export class ServiceProcess implements AsyncDisposable {
     if (!running) return 0;
     this.#running = undefined;
     running.child.kill("SIGTERM");
-    const kill = setTimeout(() => running.child.kill("SIGKILL"), STOP_LIMIT_MS);
+    const patience = new AbortController();
+    const kill = () => running.child.kill("SIGKILL");
+    setTimeout(STOP_LIMIT_MS, undefined, { signal: patience.signal }).then(kill, () => {});
     try {
       return await running.ended;
     } finally {
-      clearTimeout(kill);
+      patience.abort();
     }
   }
 

@@ -88,6 +88,13 @@ describe("example flights", () => {
     expect(code).toBe(1);
   });
 
+  test("gives the service's last words when it does not start", async () => {
+    const { code, errors } = await runExample([], { MILLRACE_FSYNC: "never" });
+    expect(errors).toContain("ended with 2 before it listened");
+    expect(errors).toContain("MILLRACE_FSYNC must be");
+    expect(code).toBe(1);
+  });
+
   test("refuses a number of rows that is none", async () => {
     const { code, errors } = await runExample(["--rows", "many"]);
     expect(errors).toContain('not "many"');
