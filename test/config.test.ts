@@ -1,0 +1,101 @@
+import { describe, expect, test } from "vitest";
+import { loadConfig } from "../src/config.ts";
+
+describe("loadConfig", () => {
+  test("needs no setting", () => {
+    expect(loadConfig({})).toEqual({
+      port: 8080,
+      host: "127.0.0.1",
+      natsUrl: undefined,
+      dataDir: ".millrace",
+      fsync: "1s",
+      catalogReplicas: 1,
+      ackWaitMs: 30_000,
+      logLevel: "info",
+      tls: undefined,
+      drainMs: 10_000,
+    });
+  });
+
+  test("reads every setting", () => {
+    const config = loadConfig({
+      PORT: "0",
+      HOST: "::",
+      NATS_URL: "nats://user:pass@a:4222,b:4223",
+      MILLRACE_DATA_DIR: "/var/lib/millrace",
+      MILLRACE_FSYNC: "always",
+      MILLRACE_CATALOG_REPLICAS: "3",
+      MILLRACE_ACK_WAIT_MS: "100",
+      MILLRACE_LOG_LEVEL: "silent",
+      MILLRACE_TLS_CERT: "cert.pem",
+      MILLRACE_TLS_KEY: "key.pem",
+      MILLRACE_TLS_CLIENT_CA: "ca.pem",
+      MILLRACE_DRAIN_MS: "0",
+    });
+    expect(config).toEqual({
+      port: 0,
+      host: "::",
+      natsUrl: "nats://user:pass@a:4222,b:4223",
+      dataDir: "/var/lib/millrace",
+      fsync: "always",
+      catalogReplicas: 3,
+      ackWaitMs: 100,
+      logLevel: "silent",
+      tls: { certFile: "cert.pem", keyFile: "key.pem", clientCaFile: "ca.pem" },
+      drainMs: 0,
+    });
+  });
+
+  test("is frozen", () => {
+    expect(Object.isFrozen(loadConfig({}))).toBe(true);
+  });
+
+  test("takes empty and blank settings for missing ones", () => {
+    expect(loadConfig({ PORT: "", HOST: " ", NATS_URL: "  ", MILLRACE_FSYNC: "" })).toEqual(loadConfig({}));
+  });
+
+  test.each([
+    ["PORT", "0"],
+    ["PORT", "65535"],
+    ["PORT", " 8080 "],
+    ["MILLRACE_FSYNC", "250ms"],
+    ["MILLRACE_FSYNC", "2m"],
+    ["MILLRACE_ACK_WAIT_MS", "86400000"],
+  ])("takes %s=%j", (name, value) => {
+    expect(() => loadConfig({ [name]: value })).not.toThrow();
+  });
+
+  test.each([
+    ["PORT", "-1"],
+    ["PORT", "65536"],
+    ["PORT", "80.5"],
+    ["PORT", "http"],
+    ["PORT", "Infinity"],
+    ["PORT", "NaN"],
+    ["NATS_URL", "nats://a:notaport"],
+    ["NATS_URL", "nats://a,http://[::"],
+    ["MILLRACE_FSYNC", "2"],
+    ["MILLRACE_FSYNC", "never"],
+    ["MILLRACE_FSYNC", "0s"],
+    ["MILLRACE_CATALOG_REPLICAS", "0"],
+    ["MILLRACE_CATALOG_REPLICAS", "6"],
+    ["MILLRACE_ACK_WAIT_MS", "99"],
+    ["MILLRACE_LOG_LEVEL", "loud"],
+    ["MILLRACE_DRAIN_MS", "600001"],
+  ])("refuses %s=%j and names it", (name, value) => {
+    expect(() => loadConfig({ [name]: value })).toThrow(name);
+  });
+
+  test.each([[{ MILLRACE_TLS_CERT: "cert.pem" }], [{ MILLRACE_TLS_KEY: "key.pem" }]])(
+    "refuses half of a TLS pair, %j",
+    (env) => {
+      expect(() => loadConfig(env)).toThrow("go together");
+    },
+  );
+
+  test("names every setting that is wrong at once", () => {
+    const env = { PORT: "x", MILLRACE_LOG_LEVEL: "loud", MILLRACE_DRAIN_MS: "-1", MILLRACE_FSYNC: "2" };
+    const load = () => loadConfig(env);
+    for (const name of Object.keys(env)) expect(load).toThrow(name);
+  });
+});
