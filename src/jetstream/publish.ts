@@ -65,6 +65,8 @@ export class Publisher {
   readonly #waiting = new Map<number, Waiter>();
   readonly #blocked: (() => void)[] = [];
   readonly #queues = new Map<string, Queue>();
+  readonly #outgoing: number[] = [];
+  #leaving: NodeJS.Immediate | undefined;
   #retryTimer: NodeJS.Timeout | undefined;
   #sweeper: NodeJS.Timeout | undefined;
   #next = 0;
@@ -183,20 +185,39 @@ export class Publisher {
     for (const [token, waiter] of this.#waiting) this.#fail(token, waiter, this.#givenUp(waiter));
     clearTimeout(this.#retryTimer);
     clearInterval(this.#sweeper);
+    clearImmediate(this.#leaving);
     this.#subscription.unsubscribe();
   }
 
+  /**
+   * Puts a message on its way. Those of one turn of the event loop leave together: callers' requests arrive on many
+   * sockets, and a write of its own for each would cost more than everything else here.
+   */
   #send(token: number, waiter: Waiter): void {
     waiter.sent = true;
+    this.#outgoing.push(token);
+    this.#leaving ??= setImmediate(() => this.#leave());
+  }
+
+  #leave(): void {
+    this.#leaving = undefined;
+    for (const token of this.#outgoing.splice(0)) {
+      const waiter = this.#waiting.get(token);
+      if (waiter?.sent) this.#write(token, waiter);
+    }
+  }
+
+  #write(token: number, waiter: Waiter): void {
     try {
       this.#nc.publish(waiter.subject, waiter.payload, { headers: waiter.headers, reply: this.#inbox + token });
     } catch (error) {
       // Nothing was written: too large for the server, or the connection is closed.
-      const failure =
-        waiter.bytes > (this.#nc.info?.max_payload ?? Number.POSITIVE_INFINITY)
-          ? apiFailure(JsError.MESSAGE_TOO_LARGE, "", error)
-          : unavailable("the storage is out of reach", error);
-      queueMicrotask(() => this.#fail(token, waiter, failure));
+      const tooLarge = waiter.bytes > (this.#nc.info?.max_payload ?? Number.POSITIVE_INFINITY);
+      this.#fail(
+        token,
+        waiter,
+        tooLarge ? apiFailure(JsError.MESSAGE_TOO_LARGE, "", error) : unavailable("the storage is out of reach", error),
+      );
     }
   }
 
