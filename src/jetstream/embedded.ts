@@ -107,7 +107,7 @@ export async function startEmbeddedNats(options: EmbeddedNatsOptions): Promise<E
     }
     owned.use(server); // keeps the server's own dispose, which the caller's then runs before the rest
     const running = owned.move();
-    log.info({ pid: server.pid, serverName, maxFileStoreBytes, fsync: options.fsync }, "nats-server is ready");
+    log.info({ natsPid: server.pid, serverName, maxFileStoreBytes, fsync: options.fsync }, "nats-server is ready");
     return Object.assign(server, { [Symbol.asyncDispose]: () => running.disposeAsync() });
   }
 }
@@ -223,7 +223,7 @@ class EmbeddedServer implements EmbeddedNats {
     }
     if (this.#child !== child || this.#stopping.signal.aborted) return;
     this.state = "ready";
-    this.#parts.log.info({ pid: this.pid, restarts: this.restarts }, "nats-server is ready again");
+    this.#parts.log.info({ natsPid: this.pid, restarts: this.restarts }, "nats-server is ready again");
   }
 
   #onLogLine(line: string): void {
