@@ -146,8 +146,7 @@ function errorMessage(error: ServiceError) {
 
 /** An event message as fields. @throws ServiceError SERIALIZATION_ERROR for a value that JSON can't hold. */
 export function fieldsOf(event: PublishEvent): EventFields {
-  const { payload, headers } = event;
-  const names = Object.keys(headers);
+  const { payload } = event;
   return {
     key: event.key,
     partitionKey: event.partitionKey,
@@ -155,10 +154,15 @@ export function fieldsOf(event: PublishEvent): EventFields {
     eventId: event.eventId,
     expectedOffset: event.expectedOffset,
     contentType: event.contentType,
-    ...(names.length > 0 ? { headers: names.map((name) => [name, headers[name]!] as const) } : {}),
-    ...(payload.case === "data" ? { data: payload.value } : {}),
-    ...(payload.case === "value" ? { value: jsonOf(payload.value) } : {}),
+    headers: headersOf(event.headers),
+    data: payload.case === "data" ? payload.value : undefined,
+    value: payload.case === "value" ? jsonOf(payload.value) : undefined,
   };
+}
+
+function headersOf(headers: Record<string, string>): EventFields["headers"] {
+  for (const _ in headers) return Object.entries(headers);
+  return undefined;
 }
 
 function fieldsOrFault(event: PublishEvent): EventFields | ServiceError {
