@@ -1,5 +1,5 @@
 import type { Msg } from "@nats-io/transport-node";
-import { DEFAULT_DATA_TYPE, JSON_TYPE, type NewEvent } from "../domain/event.ts";
+import { DEFAULT_DATA_TYPE, type NewEvent } from "../domain/event.ts";
 
 /**
  * The stored form of an event: the payload's own bytes, and the rest as NATS headers. Text that headers can't carry is
@@ -32,7 +32,7 @@ export interface StoredFields extends Pick<NewEvent, "key" | "partitionKey" | "h
 
 /** The header block of an event. */
 export function encodeHeader(fields: StoredFields): Buffer {
-  let text = `${START}${TYPE}: ${fields.contentType === JSON_TYPE ? "json" : encodeValue(fields.contentType)}\r\n${ID}: ${encodeValue(fields.eventId)}\r\n`;
+  let text = `${START}${TYPE}: ${encodeValue(fields.contentType)}\r\n${ID}: ${encodeValue(fields.eventId)}\r\n`;
   if (fields.key !== undefined) text += `${KEY}: ${encodeValue(fields.key)}\r\n`;
   if (fields.partitionKey !== undefined) text += `${PARTITION_KEY}: ${encodeValue(fields.partitionKey)}\r\n`;
   if (fields.gzipOf !== undefined) text += `${ENCODING}: gzip;${fields.gzipOf}\r\n`;
@@ -85,7 +85,7 @@ export function decodeHeader(block: Uint8Array | undefined): DecodedHeader {
 function decodeLine(out: DecodedHeader, name: string, value: string): void {
   switch (name) {
     case TYPE:
-      out.contentType = value === "json" ? JSON_TYPE : decodeText(value) || DEFAULT_DATA_TYPE;
+      out.contentType = decodeText(value) || DEFAULT_DATA_TYPE;
       return;
     case ID:
       out.eventId = decodeText(value);
