@@ -32,6 +32,8 @@ export interface PartitionState {
   readonly endOffset: number;
   readonly messages: number;
   readonly bytes: number;
+  /** Messages missing between the first and the last: the storage has lost them, for none is ever deleted there. */
+  readonly lost: number;
   readonly leader: string | undefined;
   /** The leader among them. */
   readonly replicas: readonly string[];
@@ -115,12 +117,12 @@ export async function partitionState(
 }
 
 function stateOf(js: JetStream, partition: number, info: StreamInfo): PartitionState {
-  const { first_seq: first, last_seq: last, messages, bytes } = info.state;
+  const { first_seq: first, last_seq: last, messages, bytes, num_deleted: lost = 0 } = info.state;
   const leader = info.cluster ? info.cluster.leader : js.serverName;
   const replicas = [...(leader ? [leader] : []), ...(info.cluster?.replicas ?? []).map((peer) => peer.name)];
   // An empty JetStream stream that never held anything begins at 0, one that was emptied at last + 1.
   const startOffset = messages === 0 ? last : first - 1;
-  return { partition, startOffset, endOffset: last, messages, bytes, leader: leader || undefined, replicas };
+  return { partition, startOffset, endOffset: last, messages, bytes, lost, leader: leader || undefined, replicas };
 }
 
 async function addPartition(

@@ -145,9 +145,37 @@ export class GroupPartition {
         this.#rewind = true;
         continue;
       }
-      this.accept(result);
-      return result;
+      const gapless = await this.#upToGap(result, deadline);
+      this.accept(gapless);
+      return gapless;
     }
+  }
+
+  /**
+   * Cuts a pull before events that the storage has lost: a partition never deletes in the middle, so a gap that neither
+   * retention nor another gateway's poll explains is damage, and nobody is led past it without being told.
+   *
+   * @throws ServiceError INVALID_OFFSET when the gap comes first; a seek behind it goes on.
+   */
+  async #upToGap(result: PullResult, deadline: Deadline): Promise<PullResult> {
+    const { messages } = result;
+    let before = this.#position;
+    for (const [index, { seq }] of messages.entries()) {
+      if (seq > before + 1) {
+        const { stream, partition } = this.place;
+        const { lost, startOffset } = await partitionState(this.#js, stream, partition, deadline);
+        if (lost > 0 && startOffset <= before) {
+          await this.giveBack(messages.slice(index));
+          this.#position = before;
+          if (index > 0) return { messages: messages.slice(0, index), end: "empty" };
+          throw invalidOffset(
+            `offsets ${before} to ${seq - 2} of "${stream}"/${partition} are lost in the storage; seek to ${seq - 1} to go on behind them`,
+          );
+        }
+      }
+      before = Math.max(before, seq);
+    }
+    return result;
   }
 
   /** Waits for the first message. Not inside {@link exclusive}; what comes is to be given to {@link accept} there. */
