@@ -246,8 +246,6 @@ export interface Protocol {
   readonly name: string;
   /** Whether a failure's status is HTTP's. */
   readonly isRest: boolean;
-  /** Whether text goes as JSON, where half a surrogate pair can be written. */
-  readonly isJson: boolean;
   readonly connect: (url: string) => Api;
 }
 
@@ -256,21 +254,18 @@ export const protocols: readonly Protocol[] = [
   {
     name: "REST over HTTP/1.1",
     isRest: true,
-    isJson: true,
     connect: (url) => new RestApi(fetchSender(url)),
   },
-  { name: "REST over h2c", isRest: true, isJson: true, connect: (url) => new RestApi(http2Sender(url)) },
+  { name: "REST over h2c", isRest: true, connect: (url) => new RestApi(http2Sender(url)) },
   {
     name: "Connect JSON over HTTP/1.1",
     isRest: false,
-    isJson: true,
     connect: (baseUrl) =>
       new RpcApi(unaryOf(createConnectTransport({ baseUrl, httpVersion: "1.1", useBinaryFormat: false }))),
   },
   {
     name: "Connect over h2c",
     isRest: false,
-    isJson: false,
     connect: (baseUrl) => {
       const sessionManager = new Http2SessionManager(baseUrl);
       const transport = createConnectTransport({ baseUrl, httpVersion: "2", useBinaryFormat: true, sessionManager });
@@ -280,7 +275,6 @@ export const protocols: readonly Protocol[] = [
   {
     name: "Connect with GET",
     isRest: false,
-    isJson: false,
     connect: (baseUrl) =>
       new RpcApi(
         unaryOf(createConnectTransport({ baseUrl, httpVersion: "1.1", useBinaryFormat: true, useHttpGet: true })),
@@ -289,7 +283,6 @@ export const protocols: readonly Protocol[] = [
   {
     name: "gRPC",
     isRest: false,
-    isJson: false,
     connect: (baseUrl) => {
       const sessionManager = new Http2SessionManager(baseUrl);
       const transport = createGrpcTransport({ baseUrl, sessionManager });
@@ -299,10 +292,9 @@ export const protocols: readonly Protocol[] = [
   {
     name: "gRPC-Web over HTTP/1.1",
     isRest: false,
-    isJson: false,
     connect: (baseUrl) => new RpcApi(unaryOf(createGrpcWebTransport({ baseUrl }))),
   },
-  { name: "gRPC by grpc-js", isRest: false, isJson: false, connect: (url) => new RpcApi(grpcJsCaller(url)) },
+  { name: "gRPC by grpc-js", isRest: false, connect: (url) => new RpcApi(grpcJsCaller(url)) },
 ];
 
 /** Those that can send and receive many messages in one call. */

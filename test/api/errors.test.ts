@@ -1,0 +1,340 @@
+import { fromBinary } from "@bufbuild/protobuf";
+import { describe, expect, test } from "vitest";
+import { ErrorInfoSchema } from "../../gen/google/rpc/error_details_pb.js";
+import { ErrorCode, errorRule } from "../../src/domain/errors.ts";
+import { type Api, type ApiFailure, failureOf, protocols, rawRequest } from "../support/clients.ts";
+import { startNats } from "../support/nats.ts";
+import { freshName, startService, useService } from "../support/service.ts";
+import { eventually } from "../support/wait.ts";
+
+const service = useService();
+const value = 1;
+
+/** A call that fails with each code that can be had while all is well. */
+const FAILING: readonly (readonly [ErrorCode, (api: Api) => Promise<unknown>])[] = [
+  [ErrorCode.STREAM_NOT_FOUND, (api) => api.getStream(freshName())],
+  [ErrorCode.INVALID_OFFSET, async (api) => api.readPartition(await newStream(api), 0, { offset: 1 })],
+  [
+    ErrorCode.CONSUMER_GROUP_NOT_FOUND,
+    async (api) => api.commit(freshName(), [{ stream: await newStream(api), partition: 0, offset: 0 }]),
+  ],
+  [
+    ErrorCode.SERIALIZATION_ERROR,
+    async (api) => api.publish(await newStream(api), { data: Uint8Array.of(1), contentType: "application/json" }),
+  ],
+  [ErrorCode.INVALID_ARGUMENT, (api) => api.createStream({ name: freshName(), partitions: 0 })],
+  [
+    ErrorCode.ALREADY_EXISTS,
+    async (api) => api.createStream({ name: await newStream(api), config: { compressionType: "s2" } }),
+  ],
+  [
+    ErrorCode.NOT_PARTITION_OWNER,
+    async (api) =>
+      api.commit("g", [{ stream: await newStream(api), partition: 0, offset: 0 }], { consumerId: "member" }),
+  ],
+  [
+    ErrorCode.PRECONDITION_FAILED,
+    async (api) => api.publish(await newStream(api), { partition: 0, expectedOffset: 5, value }),
+  ],
+];
+
+async function newStream(api: Api): Promise<string> {
+  const name = freshName();
+  await api.createStream({ name });
+  return name;
+}
+
+/** What a failure with a code has to look like in a protocol. */
+function failing(code: ErrorCode, isRest: boolean) {
+  const { name, http, status } = errorRule(code);
+  return { code, name, httpOrGrpcStatus: isRest ? http : status };
+}
+
+describe.each(protocols)("errors over $name", ({ connect, isRest }) => {
+  test.each(FAILING)("code %d comes with the status of the table", async (code, call) => {
+    await using api = connect(service.url);
+    const failure = await failureOf(call(api));
+    expect(failure).toMatchObject(failing(code, isRest));
+    expect(failure.description).not.toMatch(/\bat .*:\d+:\d+|node_modules|\$JS|mr[-._]/);
+  });
+
+  test("a full storage is a quota, and says when to come again", async () => {
+    await using nats = await startNats({ maxFileStoreBytes: 2 * 1024 * 1024 });
+    await using small = await startService(nats.url);
+    await using api = connect(small.url);
+    const stream = await newStream(api);
+    const data = new Uint8Array(200_000);
+    const failure = await eventually("the storage is full", () =>
+      api.publish(stream, { data }).then(
+        () => undefined,
+        (error: unknown) => error as ApiFailure,
+      ),
+    );
+    expect(failure).toMatchObject(failing(ErrorCode.QUOTA_EXCEEDED, isRest));
+    expect(failure.retryAfterMs).toBeGreaterThan(0);
+    // Readers go on.
+    expect((await api.readPartition(stream, 0)).events.length).toBeGreaterThan(0);
+    expect(small.errors).toEqual([]);
+  });
+});
+
+describe("a REST failure", () => {
+  const request = (method: string, path: string, body?: unknown, headers?: Record<string, string>) =>
+    rawRequest(service.url, method, path, body, headers);
+
+  test("has a body of code, message, description and details", async () => {
+    const answer = await request("POST", "/api/v1/streams", { name: "a.b", partitions: 0 });
+    expect(answer.status).toBe(400);
+    expect(answer.headers["content-type"]).toBe("application/json; charset=utf-8");
+    expect(answer.json()).toEqual({
+      error: {
+        code: 1100,
+        message: "INVALID_ARGUMENT",
+        description: expect.any(String),
+        details: expect.arrayContaining([
+          { field: "name", description: expect.any(String) },
+          { field: "partitions", description: expect.any(String) },
+        ]),
+      },
+    });
+  });
+
+  test("leaves out details that it has not", async () => {
+    const answer = await request("GET", `/api/v1/streams/${freshName()}`);
+    expect(Object.keys(answer.json().error)).toEqual(["code", "message", "description"]);
+  });
+
+  test.each([
+    ["POST", "/api/v1/streams", '{"name":"x","colour":1}', "colour"],
+    ["POST", "/api/v1/streams", '{"name":"x","config":{"ttl":1}}', "config.ttl"],
+    ["PATCH", "/api/v1/streams/x", '{"name":"x"}', "name"],
+    ["POST", "/api/v1/streams/x/events", '{"value":1,"colour":1}', "colour"],
+    ["POST", "/api/v1/streams/x/events/batch", '{"events":[{"value":1}],"colour":1}', "colour"],
+    ["POST", "/api/v1/streams/x/events/batch", '{"events":[{"value":1}],"options":{"colour":1}}', "options.colour"],
+    ["POST", "/api/v1/consumers/g/commit", '{"offsets":[{"stream":"x","place":1}]}', "offsets[0].place"],
+    ["GET", "/api/v1/streams?colour=1", undefined, "colour"],
+    ["GET", "/api/v1/streams/x/events?consumerGroup=g&colour=1", undefined, "colour"],
+    ["POST", "/api/v1/streams/x/events?colour=1", '{"value":1}', "colour"],
+  ])("of %s %s with the unknown field of %s names it", async (method, path, body, field) => {
+    const answer = await request(method, path, body);
+    expect(answer.status).toBe(400);
+    expect(answer.json().error).toMatchObject({ code: 1100, description: expect.stringContaining(field) });
+    expect(answer.json().error.details).toContainEqual(expect.objectContaining({ field }));
+  });
+
+  test.each([
+    ["text/plain", 415],
+    ["application/xml", 415],
+    ["application/x-www-form-urlencoded", 415],
+    ["application/jsonp", 415],
+    ["", 415],
+    ["application/json", 200],
+    ["application/json; charset=utf-8", 200],
+    ["APPLICATION/JSON", 200],
+    ["application/vnd.kafka.json.v2+json", 200],
+  ])("of content type %j: %d", async (contentType, status) => {
+    const stream = freshName();
+    await request("POST", "/api/v1/streams", { name: stream });
+    const headers = { "content-type": contentType };
+    const answer = await request("POST", `/api/v1/streams/${stream}/events`, '{"value":1}', headers);
+    expect(answer.status).toBe(contentType === "" ? answer.status : status);
+    if (answer.status !== 200)
+      expect(answer.json().error).toMatchObject({ code: 1004, message: "SERIALIZATION_ERROR" });
+  });
+
+  test.each([
+    ["GET", "/"],
+    ["GET", "/api/v1"],
+    ["GET", "/api/v1/"],
+    ["GET", "/api/v2/streams"],
+    ["POST", "/api/v1/stream"],
+    ["GET", "/api/v1/streams/a/b"],
+    ["GET", "/api/v1/streams/a/events/batch/x"],
+    ["POST", "/api/v1/consumers"],
+    ["DELETE", "/nothing?a=b"],
+    ["GET", "/%F0%9F%98%80"],
+  ])("of %s %s, which is no path: 1108", async (method, path) => {
+    const answer = await request(method, path);
+    expect(answer.status).toBe(404);
+    expect(answer.json().error).toMatchObject({ code: 1108, message: "NOT_FOUND" });
+  });
+
+  test.each([
+    ["PUT", "/api/v1/streams", ["GET", "POST"]],
+    ["DELETE", "/api/v1/streams?x=1", ["GET", "POST"]],
+    ["POST", "/api/v1/streams/x", ["DELETE", "GET", "PATCH"]],
+    ["PATCH", "/api/v1/streams/x/events", ["GET", "POST"]],
+    ["GET", "/api/v1/streams/x/events/batch", ["POST"]],
+    ["POST", "/api/v1/streams/x/partitions/0/events", ["GET"]],
+    ["GET", "/api/v1/consumers/g/commit", ["POST"]],
+    ["OPTIONS", "/api/v1/streams", ["GET", "POST"]],
+  ])("of %s %s, which has other methods: 1109 with Allow", async (method, path, allow) => {
+    const answer = await request(method, path);
+    expect(answer.status).toBe(405);
+    expect(answer.headers.allow?.split(", ").toSorted()).toEqual(allow);
+    expect(answer.json().error).toMatchObject({ code: 1109, message: "METHOD_NOT_ALLOWED" });
+  });
+
+  test("of HEAD has a status and no body", async () => {
+    const answer = await request("HEAD", "/api/v1/streams");
+    expect(answer.status).toBe(405);
+    expect(answer.text).toBe("");
+  });
+});
+
+describe("an RPC path", () => {
+  const call = (path: string, headers: Record<string, string> = {}, body = "{}") =>
+    rawRequest(service.url, "POST", path, body, headers);
+
+  test("answers a failure with an ErrorInfo of name and number", async () => {
+    const request = JSON.stringify({ streamName: "nothing" });
+    const answer = await call("/millrace.v1.StreamService/GetStream", {}, request);
+    expect(answer.status).toBe(404);
+    const body = answer.json<{ code: string; message: string; details: { type: string; value: string }[] }>();
+    expect(body).toMatchObject({ code: "not_found", message: expect.stringContaining("nothing") });
+    const info = body.details.find(({ type }) => type === "google.rpc.ErrorInfo")!;
+    expect(fromBinary(ErrorInfoSchema, Buffer.from(info.value, "base64"))).toMatchObject({
+      domain: "millrace",
+      reason: "STREAM_NOT_FOUND",
+      metadata: { code: "1001" },
+    });
+  });
+
+  test.each([
+    "/millrace.v1.EventService/Nothing",
+    "/millrace.v1.Nothing/Publish",
+    "/millrace.v1.EventService/Publish/x",
+  ])("%s, which is none, is unimplemented in the caller's form", async (path) => {
+    const connect = await call(path, {});
+    expect(connect.status).toBe(404);
+    expect(connect.json<{ code: string }>().code).toBe("unimplemented");
+    const grpcWeb = await call(path, { "content-type": "application/grpc-web+proto" });
+    expect(grpcWeb.status).toBe(200);
+    expect(grpcWeb.headers["grpc-status"]).toBe("12");
+  });
+
+  test("takes no GET where the call has effects", async () => {
+    const answer = await rawRequest(service.url, "GET", "/millrace.v1.EventService/Publish");
+    expect(answer.status).toBe(405);
+    expect(answer.headers.allow).toBe("POST");
+  });
+
+  test.each([
+    ["JSON that is none", "application/json", "{"],
+    ["a message that is none", "application/proto", "\u00ff\u00ff\u00ff"],
+    ["a text that is not UTF-8", "application/proto", Uint8Array.of(0x0a, 1, 0xff)],
+  ])("with %s answers 1004 as the caller's fault", async (_what, contentType, body) => {
+    const answer = await rawRequest(service.url, "POST", "/millrace.v1.StreamService/GetStream", body, {
+      "content-type": contentType,
+    });
+    expect(answer.status).toBe(400);
+    const { code, details } = answer.json<{ code: string; details?: { type: string; value: string }[] }>();
+    expect(code).toBe("invalid_argument");
+    const info = details?.find(({ type }) => type === "google.rpc.ErrorInfo");
+    expect(info && fromBinary(ErrorInfoSchema, Buffer.from(info.value, "base64")).metadata.code).toBe("1004");
+  });
+});
+
+describe.concurrent("without NATS", () => {
+  const CALLER_MS = 2000;
+
+  /** Every kind of call over every protocol, at once, with a caller's deadline where the protocol has one. */
+  const callAll = async (apis: readonly Api[], stream: string, eventId: string) => {
+    const failures = await Promise.all(
+      apis.flatMap((api, n) => {
+        const options = { timeoutMs: protocols[n]!.isRest ? 30_000 : CALLER_MS };
+        return [
+          api.publish(stream, { eventId: `${eventId}-${n}`, value }, options),
+          api.getStream(stream, options),
+          api.poll(stream, "g", { timeout: 100 }, options),
+        ].map(async (call) => {
+          const failure = await failureOf(call);
+          return { protocol: protocols[n]!, failure };
+        });
+      }),
+    );
+    return failures;
+  };
+
+  test("that is gone, calls end with 1107 and nothing is stored; with it back they succeed", async ({ expect }) => {
+    await using nats = await startNats();
+    await using away = await startService(nats.url);
+    await using owned = new AsyncDisposableStack();
+    const apis = protocols.map(({ connect }) => owned.use(connect(away.url)));
+    const stream = await newStream(apis[0]!);
+    await apis[0]!.publish(stream, { value });
+    await apis[0]!.poll(stream, "g", { autoCommit: true });
+    await nats.kill();
+    for (const { protocol, failure } of await callAll(apis, stream, "gone")) {
+      // A caller's own clock may be ahead by a moment: then it tells itself.
+      if (failure.code === 0 && failure.httpOrGrpcStatus === 4) continue;
+      expect(failure, protocol.name).toMatchObject(failing(ErrorCode.UNAVAILABLE, protocol.isRest));
+      expect(failure.retryAfterMs).toBeGreaterThan(0);
+    }
+    await nats.restart();
+    await eventually("the service is back", () =>
+      apis[0]!.publish(stream, { value }).then(
+        () => true,
+        () => false,
+      ),
+    );
+    expect((await apis[0]!.getStream(stream)).totalMessages).toBe(2);
+    for (const api of apis) await api.publish(stream, { value });
+    expect((await apis[0]!.poll(stream, "g", { limit: 100 })).events).toHaveLength(1 + apis.length);
+    expect(away.errors).toEqual([]);
+  });
+
+  test("that is silent, calls end with 1006 or 1107; an event repeated later is stored once", async ({ expect }) => {
+    await using nats = await startNats();
+    await using away = await startService(nats.url);
+    await using owned = new AsyncDisposableStack();
+    const apis = protocols.map(({ connect }) => owned.use(connect(away.url)));
+    const stream = await newStream(apis[0]!);
+    await apis[0]!.poll(stream, "g", { timeout: 0 });
+    process.kill(nats.pid!, "SIGSTOP");
+    try {
+      for (const { protocol, failure } of await callAll(apis, stream, "silent")) {
+        if (failure.code === 0 && failure.httpOrGrpcStatus === 4) continue;
+        const code = failure.code === ErrorCode.UNAVAILABLE ? ErrorCode.UNAVAILABLE : ErrorCode.TIMEOUT;
+        expect(failure, protocol.name).toMatchObject(failing(code, protocol.isRest));
+      }
+    } finally {
+      process.kill(nats.pid!, "SIGCONT");
+    }
+    await eventually("the service is back", () =>
+      apis[0]!.getStream(stream).then(
+        () => true,
+        () => false,
+      ),
+    );
+    for (const [n, api] of apis.entries()) await api.publish(stream, { eventId: `silent-${n}`, value });
+    expect((await apis[0]!.getStream(stream)).totalMessages).toBe(apis.length);
+    expect((await apis[0]!.poll(stream, "g", { limit: 100 })).events).toHaveLength(apis.length);
+    expect(away.errors).toEqual([]);
+  });
+
+  test("that is silent, a batch's own timeout ends it with an error for each event", async ({ expect }) => {
+    await using nats = await startNats();
+    await using away = await startService(nats.url);
+    await using api = protocols[0]!.connect(away.url);
+    const stream = await newStream(api);
+    process.kill(nats.pid!, "SIGSTOP");
+    try {
+      const answer = await api.publishBatch(
+        stream,
+        [
+          { eventId: "a", value },
+          { eventId: "b", value },
+        ],
+        { timeout: 300 },
+      );
+      expect(answer).toMatchObject({ totalEvents: 2, successCount: 0, failureCount: 2 });
+      expect(answer.results.map(({ eventId, error }) => [eventId, error?.code])).toEqual([
+        ["a", 1006],
+        ["b", 1006],
+      ]);
+    } finally {
+      process.kill(nats.pid!, "SIGCONT");
+    }
+  });
+});
