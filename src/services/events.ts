@@ -1,15 +1,19 @@
 import { create, toJson } from "@bufbuild/protobuf";
 import { type Timestamp, timestampFromMs, type Value, ValueSchema } from "@bufbuild/protobuf/wkt";
-import type { ServiceImpl } from "@connectrpc/connect";
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import {
   type Event,
   EventSchema,
   type EventService,
   PayloadFormat,
+  type PollResponse,
+  PollResponseSchema,
   type PublishEvent,
   type PublishResult,
   PublishResultSchema,
   PublishStatus,
+  type ReadPartitionResponse,
+  ReadPartitionResponseSchema,
 } from "../../gen/millrace/v1/events_pb.js";
 import { CompressionType } from "../../gen/millrace/v1/streams_pb.js";
 import { type Deadline, deadlineIn } from "../domain/deadline.ts";
@@ -21,6 +25,7 @@ import { isStreamName } from "../domain/names.ts";
 import type { Outcome } from "../log/append.ts";
 import type { Consumer } from "./consumer.ts";
 import { deadlineOf } from "./deadline.ts";
+import { eventsField } from "./event-bytes.ts";
 import { type Producer, parseIdempotencyKey } from "./producer.ts";
 import { valueOfJson } from "./value.ts";
 
@@ -81,8 +86,7 @@ export function eventService(producer: Producer, consumer: Consumer): ServiceImp
         await result.giveBack();
         throw context.signal.reason;
       }
-      return {
-        events: result.events.map((event) => messageOf(event, request.payload)),
+      const answer = create(PollResponseSchema, {
         metadata: {
           consumerGroup: request.consumerGroup,
           lag: BigInt(result.lag),
@@ -94,19 +98,20 @@ export function eventService(producer: Producer, consumer: Consumer): ServiceImp
             ...(each.committedOffset === undefined ? {} : { committedOffset: BigInt(each.committedOffset) }),
           })),
         },
-      };
+      });
+      return withEvents(answer, result.events, request.payload, context);
     },
 
     async readPartition(request, context) {
       const { events, state, nextOffset } = await consumer.readPartition(request, deadlineOf(context), context.signal);
-      return {
-        events: events.map((event) => messageOf(event, request.payload)),
+      const answer = create(ReadPartitionResponseSchema, {
         metadata: {
           startOffset: BigInt(state.startOffset),
           endOffset: BigInt(state.endOffset),
           nextOffset: BigInt(nextOffset),
         },
-      };
+      });
+      return withEvents(answer, events, request.payload, context);
     },
   };
 }
@@ -183,7 +188,23 @@ function jsonOf(value: Value): Uint8Array {
   }
 }
 
-function messageOf(event: StoredEvent, format: PayloadFormat): Event {
+/** Puts events into an answer, already encoded where the caller wants bytes in a binary protocol. */
+function withEvents<M extends PollResponse | ReadPartitionResponse>(
+  answer: M,
+  events: readonly StoredEvent[],
+  format: PayloadFormat,
+  { requestHeader }: HandlerContext,
+): M {
+  const type = requestHeader.get("content-type") ?? "";
+  if (format === PayloadFormat.DATA && BINARY_TYPE.test(type)) answer.$unknown = eventsField(events);
+  else answer.events = events.map((event) => messageOf(event, format));
+  return answer;
+}
+
+const BINARY_TYPE = /^application\/(proto|grpc(-web)?(\+proto)?)$/;
+
+/** One event as a message. */
+export function messageOf(event: StoredEvent, format: PayloadFormat): Event {
   const asValue = format !== PayloadFormat.DATA && event.contentType === JSON_TYPE;
   const message = create(EventSchema, {
     eventId: event.eventId,

@@ -25,7 +25,7 @@ export function readRestBody(req: IncomingMessage, maxBytes = MAX_REQUEST_BYTES)
   if (fault) return Promise.reject(fault);
   const encoding = req.headers["content-encoding"]?.trim().toLowerCase();
   if (encoding === undefined || encoding === "" || encoding === "identity") return collect(req, req, maxBytes);
-  const inflater = INFLATERS[encoding];
+  const inflater = Object.hasOwn(INFLATERS, encoding) ? INFLATERS[encoding] : undefined;
   if (!inflater)
     return Promise.reject(notSerializable(`content encoding "${encoding}" is not one of gzip, deflate, br, zstd`, 415));
   return collect(req.pipe(inflater()), req, maxBytes);
