@@ -1,0 +1,214 @@
+// The REST routes by curl, over HTTP/1.1 and over HTTP/2 without TLS.
+
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { gzipSync } from "node:zlib";
+import { findProgram, runOk } from "./command.mjs";
+import { check, equal, fail } from "./report.mjs";
+
+const VERSIONS = [
+  { label: "HTTP/1.1", flags: ["--http1.1"], version: "1.1" },
+  { label: "HTTP/2", flags: ["--http2-prior-knowledge"], version: "2" },
+];
+const MAX_REQUEST_BYTES = 32 * 1024 * 1024;
+const MARK = "\n~~~ ";
+
+export async function checkCurl({ root, temp, service }) {
+  if (!findProgram("curl")) return fail("curl", "curl is not on PATH");
+  if (!(await runOk("curl", ["--version"])).includes("HTTP2")) return fail("curl", "this curl has no HTTP/2");
+  const routes = routesOf(root);
+  for (const version of VERSIONS) await checkRoutes(version, service.url, routes, temp);
+  await check("curl: an offer to upgrade to h2c is answered over HTTP/1.1", async () => {
+    const answer = await curl(["--http2"], `${service.url}/api/v1/streams`);
+    equal([answer.status, answer.version], [200, "1.1"], "status and version");
+  });
+}
+
+async function checkRoutes({ label, flags, version }, url, routes, temp) {
+  const name = `curl-${version === "2" ? "h2" : "h1"}`;
+  const stream = `/api/v1/streams/${name}`;
+  const called = new Set();
+
+  /** One call that must have this status; its JSON body, with the headers as `headers`. */
+  async function call(method, path, wanted, body, more = []) {
+    const type = more.some((flag) => /^content-type:/.test(flag)) ? [] : ["-H", "content-type: application/json"];
+    const sent = body === undefined ? [] : [...type, "--data-binary", "@-"];
+    const input = typeof body === "object" ? JSON.stringify(body) : body;
+    const answer = await curl([...flags, "-X", method, ...sent, ...more], url + path, input);
+    equal(answer.status, wanted, `status of ${method} ${path} (${answer.body.slice(0, 200)})`);
+    equal(answer.version, version, "HTTP version");
+    if (!/^application\/json/.test(answer.headers["content-type"])) throw new Error(`not JSON: ${answer.body}`);
+    if (answer.status < 300)
+      called.add(routes.find((route) => route.pattern.test(`${method} ${path.split("?")[0]}`))?.route);
+    return { ...JSON.parse(answer.body), headers: answer.headers };
+  }
+  const step = (what, run) => check(`curl ${label}: ${what}`, run);
+  const refusal = (answer, code, message) => equal([answer.error.code, answer.error.message], [code, message], "error");
+
+  await step("POST /streams is 201, then 200, then 409 with other settings", async () => {
+    const settings = { name, partitions: 2, config: { compressionType: "gzip", maxMessageBytes: 8_000_000 } };
+    const made = await call("POST", "/api/v1/streams", 201, settings);
+    equal([made.name, made.partitions, made.config.compressionType], [name, 2, "gzip"], "the stream");
+    await call("POST", "/api/v1/streams", 200, settings);
+    refusal(await call("POST", "/api/v1/streams", 409, { ...settings, partitions: 3 }), 1101, "ALREADY_EXISTS");
+  });
+  await step("POST …/events stores an event", async () => {
+    const event = { key: "user-123", value: { amount: 42 }, headers: { a: "b" }, partition: 0 };
+    const ack = await call("POST", `${stream}/events`, 200, event);
+    equal([ack.partition, ack.offset, ack.status], [0, 0, "published"], "the answer");
+    if (!/^evt_/.test(ack.eventId)) throw new Error(`eventId is ${ack.eventId}`);
+    if (!/^\d{4}-.*\.\d{3}Z$/.test(ack.timestamp)) throw new Error(`timestamp is ${ack.timestamp}`);
+  });
+  await step("POST …/events again under one Idempotency-Key is a duplicate", async () => {
+    const again = () =>
+      call("POST", `${stream}/events`, 200, { value: 1, partition: 1 }, ["-H", "idempotency-key: once"]);
+    const [first, second] = [await again(), await again()];
+    equal([first.offset, first.duplicate, second.offset, second.duplicate], [0, undefined, 0, true], "the answers");
+  });
+  await step("POST …/events/batch stores the good events beside a bad one", async () => {
+    const events = [{ value: 1, partition: 0 }, { key: "no payload" }, { data: "AAEC", partition: 0 }];
+    const answer = await call("POST", `${stream}/events/batch`, 200, { events, options: { compression: "gzip" } });
+    equal([answer.totalEvents, answer.successCount, answer.failureCount], [3, 2, 1], "counts");
+    equal([answer.results[0].offset, answer.results[1].error.code, answer.results[2].offset], [1, 1100, 2], "results");
+  });
+  await step("GET …/events hands a group its events", async () => {
+    const query = "consumerGroup=g&limit=10&timeout=0";
+    const answer = await call("GET", `${stream}/events?${query}&partition=0`, 200);
+    equal(
+      answer.events.map((event) => event.offset),
+      [0, 1, 2],
+      "offsets",
+    );
+    equal([answer.events[0].value, answer.events[0].key, answer.events[2].data], [{ amount: 42 }, "user-123", "AAEC"]);
+    equal([answer.metadata.lag, answer.metadata.nextOffset], [0, 3], "metadata");
+    equal((await call("GET", `${stream}/events?${query}&partition=0`, 200)).events, [], "events of a second poll");
+  });
+  await step("POST /consumers/…/commit stores the group's place", async () => {
+    const commit = (offset) => ({ offsets: [{ stream: name, partition: 0, offset }] });
+    const answer = await call("POST", "/api/v1/consumers/g/commit", 200, commit(1));
+    equal([answer.status, answer.committedOffsets[0].offset], ["committed", 1], "the answer");
+    const polled = await call("GET", `${stream}/events?consumerGroup=g&timeout=0&partition=0`, 200);
+    equal(polled.metadata.partitions[0].committedOffset, 1, "committedOffset");
+    refusal(await call("POST", "/api/v1/consumers/g/commit", 400, commit(99)), 1002, "INVALID_OFFSET");
+    refusal(await call("POST", "/api/v1/consumers/nobody/commit", 404, commit(0)), 1003, "CONSUMER_GROUP_NOT_FOUND");
+  });
+  await step("GET …/partitions/…/events reads without a group", async () => {
+    const answer = await call("GET", `${stream}/partitions/0/events?offset=1&limit=1`, 200);
+    equal(
+      answer.events.map((event) => event.value),
+      [1],
+      "values",
+    );
+    const { startOffset, endOffset, nextOffset } = answer.metadata;
+    equal([startOffset, endOffset, nextOffset], [0, 3, 2], "metadata");
+  });
+  await step("PATCH /streams/… adds partitions", async () => {
+    const answer = await call("PATCH", stream, 200, { partitions: 3, config: { retentionMs: 3_600_000 } });
+    equal([answer.partitions, answer.config.retentionMs, answer.config.maxMessageBytes], [3, 3_600_000, 8_000_000]);
+  });
+  await step("GET /streams/… and GET /streams describe it", async () => {
+    const one = await call("GET", stream, 200);
+    equal([one.totalMessages, one.partitionDetails.map((detail) => detail.endOffset)], [4, [3, 1, 0]], "counts");
+    const { streams } = await call("GET", `/api/v1/streams?prefix=${name}`, 200);
+    equal(
+      streams.map((summary) => [summary.name, summary.totalMessages]),
+      [[name, 4]],
+      "the list",
+    );
+  });
+  await step("a body sent with gzip, an answer taken with gzip", async () => {
+    const text = "compressible ".repeat(10_000);
+    const file = join(temp, `${name}.gz`);
+    writeFileSync(file, gzipSync(JSON.stringify({ value: text, partition: 2 })));
+    const headers = [
+      "-H",
+      "content-type: application/json",
+      "-H",
+      "content-encoding: gzip",
+      "--data-binary",
+      `@${file}`,
+    ];
+    equal((await call("POST", `${stream}/events`, 200, undefined, headers)).offset, 0, "offset");
+    const { events } = await call("GET", `${stream}/partitions/2/events`, 200, undefined, ["--compressed"]);
+    equal(events[0].value === text, true, "the text is the same");
+  });
+  await step("a body of 5 MB is stored", async () => {
+    const large = `{"partition":2,"value":"${"x".repeat(5_000_000)}"}`;
+    equal((await call("POST", `${stream}/events`, 200, large)).offset, 1, "offset");
+  });
+  // Both are answered before the body has come in, which must not cost the caller the answer: three times, as it is a race.
+  await step("a body over 32 MiB is 413", async () => {
+    const body = "x".repeat(MAX_REQUEST_BYTES + 1);
+    for (let n = 0; n < 3; n++) refusal(await call("POST", `${stream}/events`, 413, body), 1004, "SERIALIZATION_ERROR");
+  });
+  await step("a body of 20 MB in an unknown media type is 415", async () => {
+    const body = "x".repeat(20_000_000);
+    for (let n = 0; n < 3; n++) {
+      const answer = await call("POST", `${stream}/events`, 415, body, ["-H", "content-type: image/png"]);
+      refusal(answer, 1004, "SERIALIZATION_ERROR");
+    }
+  });
+  await step("errors have their status and code", async () => {
+    refusal(await call("POST", `${stream}/events`, 400, "{"), 1004, "SERIALIZATION_ERROR");
+    const unknown = await call("POST", `${stream}/events`, 400, { value: 1, nothing: 2 });
+    if (!/nothing/.test(JSON.stringify(unknown.error))) throw new Error("the unknown field is not named");
+    refusal(await call("GET", `${stream}/events?timeout=0`, 400), 1100, "INVALID_ARGUMENT");
+    const expected = await call("POST", `${stream}/events`, 412, { value: 1, partition: 0, expectedOffset: 0 });
+    refusal(expected, 1104, "PRECONDITION_FAILED");
+    refusal(await call("GET", "/api/v1/nowhere", 404), 1108, "NOT_FOUND");
+    const method = await call("PUT", stream, 405, {});
+    refusal(method, 1109, "METHOD_NOT_ALLOWED");
+    equal(method.headers.allow.split(", ").sort(), ["DELETE", "GET", "PATCH"], "allow");
+  });
+  await step("Connect's JSON form, with its error", async () => {
+    const request = { streamName: name, event: { value: { a: 1 }, partition: 1 } };
+    const ack = await call("POST", "/millrace.v1.EventService/Publish", 200, request);
+    equal([ack.partition, ack.offset, ack.status], [1, "1", "PUBLISH_STATUS_PUBLISHED"], "the answer");
+    const error = await call("POST", "/millrace.v1.StreamService/GetStream", 404, { streamName: "nowhere" });
+    const info = error.details.find((detail) => detail.type === "google.rpc.ErrorInfo");
+    equal([error.code, Boolean(info)], ["not_found", true], "code and ErrorInfo");
+  });
+  await step("DELETE /streams/… removes it", async () => {
+    const answer = await call("DELETE", stream, 200);
+    equal([answer.status, answer.streamName], ["deleted", name], "the answer");
+    refusal(await call("GET", stream, 404), 1001, "STREAM_NOT_FOUND");
+    refusal(await call("DELETE", stream, 404), 1001, "STREAM_NOT_FOUND");
+  });
+  await step("every REST route of the schema was called", () => {
+    const missing = routes.filter(({ route }) => !called.has(route)).map(({ route }) => route);
+    equal(missing, [], "routes without an answer");
+  });
+}
+
+/** One call of curl. `input` is its standard input. */
+async function curl(flags, url, input) {
+  const written = `${MARK}%{http_code} %{http_version}`;
+  const stdout = await runOk("curl", ["-sS", "-i", "--max-time", "30", "-w", written, ...flags, url], { input });
+  const [answer, outcome] = [stdout.slice(0, stdout.lastIndexOf(MARK)), stdout.slice(stdout.lastIndexOf(MARK))];
+  const [, status, version] = /(\d+) ([\d.]+)$/.exec(outcome) ?? [];
+  // Before the answer there may be others, such as "100 Continue".
+  let rest = answer;
+  let head;
+  do {
+    const end = rest.indexOf("\r\n\r\n");
+    head = rest.slice(0, end);
+    rest = rest.slice(end + 4);
+  } while (/^HTTP\/[\d.]+ 1\d\d/.test(head));
+  const lines = head.split("\r\n").slice(1);
+  const headers = Object.fromEntries(lines.map((line) => [line.split(":", 1)[0].toLowerCase(), textAfterColon(line)]));
+  return { status: Number(status), version, headers, body: rest };
+}
+
+const textAfterColon = (line) => line.slice(line.indexOf(":") + 1).trim();
+
+/** The `google.api.http` rules of the schema. */
+function routesOf(root) {
+  const folder = join(root, "proto", "millrace", "v1");
+  return readdirSync(folder).flatMap((file) => {
+    const text = readFileSync(join(folder, file), "utf8");
+    return [...text.matchAll(/\b(get|put|post|patch|delete): "(\/[^"]+)"/g)].map(([, verb, path]) => {
+      const route = `${verb.toUpperCase()} ${path}`;
+      return { route, pattern: new RegExp(`^${route.replace(/\{\w+\}/g, "[^/]+")}$`) };
+    });
+  });
+}
