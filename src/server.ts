@@ -43,8 +43,9 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
   const catalog = owned.use(
     await Catalog.open(js, config.catalogReplicas, (stream, deadline) => groups.forgetStream(stream, deadline)),
   );
+  const draining = new AbortController();
   const producer = new Producer(js, catalog, new Appender(js));
-  const consumer = new Consumer(js, catalog, groups);
+  const consumer = new Consumer(js, catalog, groups, draining.signal);
 
   const shutdown = new AbortController();
   const app = await createApp({
@@ -60,6 +61,7 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
   });
   owned.defer(async () => {
     // Refuse what is new, let what runs end, then cut what is left.
+    draining.abort(SHUTTING_DOWN);
     setTimeout(() => shutdown.abort(SHUTTING_DOWN), config.drainMs / 2).unref();
     await app.server.drain(config.drainMs);
     await app.close();

@@ -26,6 +26,8 @@ export interface PollOptions {
   readonly deadline: Deadline;
   /** The caller is gone: what was taken for it is given back. */
   readonly signal: AbortSignal;
+  /** The gateway is draining: waits end, with what there is. */
+  readonly draining: AbortSignal;
 }
 
 /** Where the group is in one partition after a poll. */
@@ -66,7 +68,7 @@ export async function poll(js: JetStream, group: GroupInStream, options: PollOpt
   try {
     await run.take();
     const waitUntil = deadlineIn(options.waitMs);
-    while (run.events.length === 0 && msLeft(waitUntil) > 0 && !options.signal.aborted) {
+    while (run.events.length === 0 && msLeft(waitUntil) > 0 && !options.signal.aborted && !options.draining.aborted) {
       if (await run.wait(waitUntil)) await run.take();
     }
     if (options.signal.aborted) throw options.signal.reason;
@@ -144,7 +146,8 @@ class Poll {
   async wait(until: Deadline): Promise<boolean> {
     const over = new AbortController();
     const stop = () => over.abort(WAIT_OVER);
-    this.#options.signal.addEventListener("abort", stop, { once: true });
+    const ends = [this.#options.signal, this.#options.draining];
+    for (const end of ends) end.addEventListener("abort", stop, { once: true });
     try {
       const waits = this.#partitions.map(async (partition, place) => {
         const result = await partition.wait(Math.max(1, Math.ceil(msLeft(until))), over.signal);
@@ -158,7 +161,7 @@ class Poll {
       this.#sort();
       return came;
     } finally {
-      this.#options.signal.removeEventListener("abort", stop);
+      for (const end of ends) end.removeEventListener("abort", stop);
     }
   }
 

@@ -22,12 +22,15 @@ export class Consumer {
   readonly #js: JetStream;
   readonly #catalog: Catalog;
   readonly #groups: Groups;
+  readonly #draining: AbortSignal;
   readonly #filters = new Map<string, Filter>();
 
-  constructor(js: JetStream, catalog: Catalog, groups: Groups) {
+  /** @param draining ends the waits of polls, when the gateway is to stop. */
+  constructor(js: JetStream, catalog: Catalog, groups: Groups, draining: AbortSignal) {
     this.#js = js;
     this.#catalog = catalog;
     this.#groups = groups;
+    this.#draining = draining;
   }
 
   /**
@@ -59,6 +62,7 @@ export class Consumer {
       autoCommit: request.autoCommit,
       deadline,
       signal,
+      draining: this.#draining,
     });
   }
 

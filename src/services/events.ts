@@ -1,6 +1,6 @@
 import { create, toJson } from "@bufbuild/protobuf";
 import { type Timestamp, timestampFromMs, type Value, ValueSchema } from "@bufbuild/protobuf/wkt";
-import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import type { ServiceImpl } from "@connectrpc/connect";
 import {
   type Event,
   EventSchema,
@@ -24,7 +24,7 @@ import { DEFAULT_CALL_TIMEOUT_MS } from "../domain/limits.ts";
 import { isStreamName } from "../domain/names.ts";
 import type { Outcome } from "../log/append.ts";
 import type { Consumer } from "./consumer.ts";
-import { deadlineOf } from "./deadline.ts";
+import { type CallContext, deadlineOf } from "./deadline.ts";
 import { eventsField } from "./event-bytes.ts";
 import { type Producer, parseIdempotencyKey } from "./producer.ts";
 import { valueOfJson } from "./value.ts";
@@ -193,7 +193,7 @@ function withEvents<M extends PollResponse | ReadPartitionResponse>(
   answer: M,
   events: readonly StoredEvent[],
   format: PayloadFormat,
-  { requestHeader }: HandlerContext,
+  { requestHeader }: CallContext,
 ): M {
   const type = requestHeader.get("content-type") ?? "";
   if (format === PayloadFormat.DATA && BINARY_TYPE.test(type)) answer.$unknown = eventsField(events);

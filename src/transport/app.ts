@@ -2,12 +2,14 @@ import { randomBytes } from "node:crypto";
 import { type ConnectRouter, createContextValues } from "@connectrpc/connect";
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from "fastify";
 import type { Logger } from "pino";
+import { EventService } from "../../gen/millrace/v1/events_pb.js";
 import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
 import { toConnectError, toServiceError } from "./errors.ts";
+import { grpcUnary, type HotRpc, type UnaryImplementation } from "./grpc-unary.ts";
 import type { Mounted } from "./in-process.ts";
 import { errorInterceptor, requestIdKey } from "./interceptors.ts";
 import { createListener, type ListenerOptions, type OnePortServer } from "./listener.ts";
-import { createCallLog } from "./log.ts";
+import { type CallLog, createCallLog } from "./log.ts";
 import { frameworkError, type HotHandler, restPlugin } from "./rest.ts";
 import { rpcPlugin } from "./rpc.ts";
 import { validateInterceptor } from "./validation.ts";
@@ -48,6 +50,7 @@ export async function createApp(options: AppOptions): Promise<App> {
     interceptors,
     readMaxBytes: MAX_REQUEST_BYTES,
     shutdownSignal: options.shutdownSignal,
+    hot: hotRpcs(options.mounted, log),
     contextValues: (req) => createContextValues().set(requestIdKey, req.id),
     toConnectError: (error) => toConnectError(toServiceError(error, "")),
   });
@@ -59,4 +62,16 @@ export async function createApp(options: AppOptions): Promise<App> {
   });
   await app.ready();
   return app as unknown as App;
+}
+
+/** The calls that carry events by the thousand, over plain gRPC. */
+function hotRpcs(mounted: readonly Mounted[], log: CallLog): ReadonlyMap<string, HotRpc> {
+  const found = new Map<string, HotRpc>();
+  for (const { service, implementation } of mounted)
+    for (const method of service.methods) {
+      if (service !== EventService || method.methodKind !== "unary") continue;
+      const call = (implementation as Record<string, UnaryImplementation | undefined>)[method.localName];
+      if (call) found.set(`/${service.typeName}/${method.name}`, grpcUnary(method, call, log));
+    }
+  return found;
 }

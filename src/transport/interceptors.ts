@@ -30,7 +30,8 @@ export function errorInterceptor(log: CallLog): Interceptor {
   };
 }
 
-function rpcFailure(error: unknown, requestId: string, method: string, log: CallLog): ConnectError {
+/** A failure in the form of the RPC protocols, noted in the log. */
+export function rpcFailure(error: unknown, requestId: string, method: string, log: CallLog): ConnectError {
   const failure = toServiceError(error, requestId);
   log.failed(method, requestId, failure);
   // What Connect itself refused keeps its own code, such as RESOURCE_EXHAUSTED for a message over the limit.

@@ -17,6 +17,7 @@ import type { UniversalHandler, UniversalServerRequest, UniversalServerResponse 
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
 import { compressions } from "./compression.ts";
+import type { HotRpc } from "./grpc-unary.ts";
 import { type DiscardLimits, RequestBody } from "./request-body.ts";
 import { codeOfStatus, refusal } from "./rpc-refusal.ts";
 
@@ -33,6 +34,8 @@ export interface RpcPluginOptions extends ConnectRouterOptions {
   /** Bytes and time for which a caller may go on sending after its answer. Default 64 MiB and 5,000 ms. */
   afterAnswer?: DiscardLimits;
   contextValues?: (req: FastifyRequest) => ContextValues;
+  /** Answers in place of Connect, by the RPC's path. */
+  hot?: ReadonlyMap<string, HotRpc>;
   /** Form of what a Fastify hook throws before the call begins. Default: the code that fits its `statusCode`. */
   toConnectError?: (error: unknown) => ConnectError;
 }
@@ -45,7 +48,14 @@ const RPC_PATHS = "/:service(^[A-Za-z_][\\w.]*[.]\\w+$)/*";
 
 /** Mounts the services on `app`. Register it beside the REST routes, after the hooks that shall hold for RPCs too. */
 export async function rpcPlugin(app: FastifyInstance, options: RpcPluginOptions): Promise<void> {
-  const { routes, requestTimeoutMs = 30_000, afterAnswer = AFTER_ANSWER, contextValues, ...routerOptions } = options;
+  const {
+    routes,
+    requestTimeoutMs = 30_000,
+    afterAnswer = AFTER_ANSWER,
+    contextValues,
+    hot,
+    ...routerOptions
+  } = options;
   const toConnectError = options.toConnectError ?? connectErrorOf;
   const router = createConnectRouter({
     acceptCompression: compressions,
@@ -68,7 +78,10 @@ export async function rpcPlugin(app: FastifyInstance, options: RpcPluginOptions)
 
   for (const handler of router.handlers) {
     const isStream = handler.method.methodKind === "client_streaming" || handler.method.methodKind === "bidi_streaming";
+    const hotRpc = hot?.get(handler.requestPath);
     app.all(handler.requestPath, async (req, reply) => {
+      const answered = hotRpc?.(req, reply, afterAnswer);
+      if (answered) return answered;
       reply.hijack();
       const call = new Call(reply.raw);
       const body = new RequestBody(req.raw, isStream ? 0 : requestTimeoutMs);

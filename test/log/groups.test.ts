@@ -67,6 +67,7 @@ async function take(
     autoCommit: false,
     deadline: deadlineIn(5000),
     signal: never,
+    draining: never,
     ...options,
   });
 }
@@ -127,6 +128,14 @@ describe("poll", () => {
     const payload = Buffer.from("1");
     await log.appender.append(stream, { payload, contentType: "application/json" }, { deadline: deadlineIn(5000) });
     expect(offsetsOf(await take(stream, "g", { waitMs: 5000 }))).toEqual([0]);
+  });
+
+  test("ends the wait with what there is when the gateway drains", async () => {
+    const stream = await streamOf(0);
+    const draining = new AbortController();
+    const waiting = take(stream, "g", { waitMs: 20_000, draining: draining.signal });
+    draining.abort(new Error("draining"));
+    expect(offsetsOf(await waiting)).toEqual([]);
   });
 
   test("hands out at most maxBytes, but always one event", async () => {

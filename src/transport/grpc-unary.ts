@@ -1,0 +1,149 @@
+import type { ServerResponse } from "node:http";
+import {
+  create,
+  type DescMessage,
+  type DescMethod,
+  fromBinary,
+  type Message,
+  type MessageInitShape,
+  toBinary,
+} from "@bufbuild/protobuf";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
+import type { FastifyReply, FastifyRequest } from "fastify";
+import { notSerializable } from "../domain/errors.ts";
+import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
+import type { CallContext } from "../services/deadline.ts";
+import { rpcFailure } from "./interceptors.ts";
+import type { CallLog } from "./log.ts";
+import { type DiscardLimits, RequestBody } from "./request-body.ts";
+import { validate } from "./validation.ts";
+
+/** A unary implementation that needs no more of its call than {@link CallContext}. */
+export type UnaryImplementation = (request: never, context: CallContext) => Promise<object> | object;
+
+/** Answers a request, or leaves it to Connect by returning undefined. */
+export type HotRpc = (
+  req: FastifyRequest,
+  reply: FastifyReply,
+  afterAnswer: DiscardLimits,
+) => Promise<void> | undefined;
+
+const GONE = new ConnectError("the caller went away", Code.Canceled);
+const LATE = new ConnectError("the call's deadline has passed", Code.DeadlineExceeded);
+const REQUEST_TIMEOUT_MS = 30_000;
+const PREFIX_BYTES = 5;
+
+/**
+ * gRPC's framing for the calls that carry events: one uncompressed protobuf message in, one out. Connect's own layers
+ * cost several times the call itself; every other protocol, encoding and method stays theirs. The rules of a call are the
+ * same: validation, deadline, errors and their log.
+ */
+export function grpcUnary(method: DescMethod, implementation: UnaryImplementation, log: CallLog): HotRpc {
+  return (req, reply, afterAnswer) => (isPlainGrpc(req) ? answer(req, reply, afterAnswer) : undefined);
+
+  async function answer(req: FastifyRequest, reply: FastifyReply, afterAnswer: DiscardLimits): Promise<void> {
+    reply.hijack();
+    const res = reply.raw;
+    const body = new RequestBody(req.raw, REQUEST_TIMEOUT_MS);
+    const caller = new AbortController();
+    let gone = false;
+    res.once("close", () => {
+      gone = true;
+      if (!res.writableEnded) caller.abort(GONE);
+    });
+    const timeoutMs = grpcTimeoutMs(req.headers["grpc-timeout"]);
+    const startMs = performance.now();
+    const timer = timeoutMs === undefined ? undefined : setTimeout(() => caller.abort(LATE), timeoutMs);
+    let message: Uint8Array | undefined;
+    let failure: ConnectError | undefined;
+    try {
+      const request = decode(method.input, await readMessage(body));
+      validate(method.input, request);
+      const made = await implementation(request as never, {
+        timeoutMs: () => (timeoutMs === undefined ? undefined : timeoutMs - (performance.now() - startMs)),
+        requestHeader: { get: (name) => (req.headers[name] as string | undefined) ?? null },
+        signal: caller.signal,
+      });
+      message = toBinary(method.output, create(method.output, made as MessageInitShape<DescMessage>));
+    } catch (error) {
+      failure = rpcFailure(error, req.id, method.name, log);
+    } finally {
+      clearTimeout(timer);
+    }
+    if (gone) return;
+    body.discard(afterAnswer);
+    write(res, req.headers["content-type"]!, message, failure);
+  }
+}
+
+function isPlainGrpc({ raw, method, headers }: FastifyRequest): boolean {
+  const type = headers["content-type"];
+  const encoding = headers["grpc-encoding"];
+  return (
+    raw.httpVersionMajor === 2 &&
+    method === "POST" &&
+    (type === "application/grpc" || type === "application/grpc+proto") &&
+    (encoding === undefined || encoding === "identity")
+  );
+}
+
+/** The one message of a request. @throws ConnectError RESOURCE_EXHAUSTED above the bound. */
+async function readMessage(body: RequestBody): Promise<Uint8Array> {
+  const chunks: Uint8Array[] = [];
+  let length = 0;
+  for await (const chunk of body) {
+    chunks.push(chunk);
+    length += chunk.length;
+    if (length > MAX_REQUEST_BYTES + PREFIX_BYTES)
+      throw new ConnectError(`the message is larger than ${MAX_REQUEST_BYTES} bytes`, Code.ResourceExhausted);
+  }
+  const bytes = chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, length);
+  if (length < PREFIX_BYTES) throw notSerializable("the request holds no message");
+  const size = new DataView(bytes.buffer, bytes.byteOffset, PREFIX_BYTES).getUint32(1);
+  if (bytes[0] !== 0) throw notSerializable("the message is marked as compressed, with no encoding named");
+  if (size !== length - PREFIX_BYTES)
+    throw notSerializable(`the message has ${length - PREFIX_BYTES} bytes, not ${size} as it says`);
+  return bytes.subarray(PREFIX_BYTES);
+}
+
+function decode(schema: DescMessage, bytes: Uint8Array): Message {
+  try {
+    return fromBinary(schema, bytes);
+  } catch (error) {
+    throw notSerializable(`the message can't be decoded: ${(error as Error).message}`);
+  }
+}
+
+const UNIT_MS: Readonly<Record<string, number>> = { H: 3_600_000, M: 60_000, S: 1000, m: 1, u: 1e-3, n: 1e-6 };
+/** The longest that Node's timers take. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
+
+/** A `grpc-timeout` header in milliseconds; one that is malformed counts as none. */
+function grpcTimeoutMs(header: string | string[] | undefined): number | undefined {
+  const match = typeof header === "string" ? /^(\d{1,8})([HMSmun])$/.exec(header) : null;
+  return match ? Math.min(Number(match[1]) * UNIT_MS[match[2]!]!, MAX_TIMER_MS) : undefined;
+}
+
+function write(
+  res: ServerResponse,
+  contentType: string,
+  message: Uint8Array | undefined,
+  failure: ConnectError | undefined,
+): void {
+  res.on("error", () => {}); // "close" follows
+  res.writeHead(200, { "content-type": contentType, "grpc-accept-encoding": "gzip,br,deflate" });
+  if (message) {
+    const frame = Buffer.allocUnsafe(PREFIX_BYTES + message.length);
+    frame[0] = 0;
+    frame.writeUInt32BE(message.length, 1);
+    frame.set(message, PREFIX_BYTES);
+    res.write(frame);
+  }
+  if (failure) {
+    const trailers = new Headers();
+    setTrailerStatus(trailers, failure);
+    res.addTrailers(Object.fromEntries(trailers));
+  } else res.addTrailers({ "grpc-status": "0" });
+  res.end();
+}
