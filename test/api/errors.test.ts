@@ -265,6 +265,11 @@ describe.concurrent("without NATS", () => {
     await apis[0]!.publish(stream, { value });
     await apis[0]!.poll(stream, "g", { autoCommit: true });
     await nats.kill();
+    // What was sent before the service noticed is rightly 1006.
+    await eventually("the service notices", async () => {
+      const failure = await failureOf(apis[3]!.getStream(stream, { timeoutMs: 500 }));
+      return failure.code === ErrorCode.UNAVAILABLE;
+    });
     for (const { protocol, failure } of await callAll(apis, stream, "gone")) {
       // A caller's own clock may be ahead by a moment: then it tells itself.
       if (failure.code === 0 && failure.httpOrGrpcStatus === 4) continue;

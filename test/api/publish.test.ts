@@ -257,6 +257,28 @@ describe.each(protocols)("publish over $name", ({ connect, isRest }) => {
     });
   });
 
+  // What one protocol let in must not stop the readers of another.
+  test.each([
+    ["a number beyond doubles", "1e400"],
+    ["a number below doubles", "-1e400"],
+    ["more digits than a double has", "12345678901234567890.123"],
+    ["half a surrogate pair", '"\\ud800"'],
+    ["half a surrogate pair in a name", '{"\\udc00":1}'],
+    ["a name twice", '{"a":1,"a":2}'],
+    ["the name __proto__", '{"__proto__":{"a":1}}'],
+    ["the deepest nesting", `${"[".repeat(64)}${"]".repeat(64)}`],
+    ["the deepest nesting of objects", `${'{"a":'.repeat(64)}1${"}".repeat(64)}`],
+  ])("hands out %s that came over REST, and what follows it", async (_what, value) => {
+    const stream = await streamOf();
+    const body = `{"events":[{"value":${value}},{"value":"next"}]}`;
+    const answer = await rawRequest(service.url, "POST", `/api/v1/streams/${stream}/events/batch`, body);
+    expect(answer.json<{ successCount: number }>().successCount).toBe(2);
+    for (const { events } of [await api.poll(stream, "g", { timeout: 0 }), await api.readPartition(stream, 0)]) {
+      expect(events).toHaveLength(2);
+      expect(events[1]).toMatchObject({ value: "next" });
+    }
+  });
+
   test("takes events up to the default of 1 MiB", async () => {
     const stream = await streamOf();
     const data = new Uint8Array(1024 * 1024).fill(7);
