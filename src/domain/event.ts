@@ -1,4 +1,4 @@
-import { type ErrorDetail, invalidArguments, notSerializable } from "./errors.ts";
+import { type ErrorDetail, invalidArguments, notSerializable, type ServiceError } from "./errors.ts";
 import { toCompactJson } from "./json.ts";
 import { MAX_CONTENT_TYPE_BYTES, MAX_EVENT_ID_BYTES, MAX_HEADERS, MAX_HEADERS_BYTES, MAX_KEY_BYTES } from "./limits.ts";
 
@@ -99,6 +99,15 @@ export interface EventFields extends Omit<NewEvent, "payload" | "contentType" | 
   readonly contentType?: string | undefined;
   readonly expectedOffset?: number | bigint | undefined;
 }
+
+/** An event that can't be published, with the id that its publisher knows it by. */
+export interface RefusedEvent {
+  readonly eventId: string | undefined;
+  readonly error: ServiceError;
+}
+
+/** Whether an event of a batch was refused before it could be stored. */
+export const isRefused = (event: object): event is RefusedEvent => "error" in event;
 
 const IS_JSON_TYPE = /^\s*application\/json\s*(;|$)/i;
 

@@ -2,7 +2,7 @@ import { promisify } from "node:util";
 import { gzip, gzipSync } from "node:zlib";
 import type { Deadline } from "../domain/deadline.ts";
 import { ErrorCode, invalidArgument, notSerializable, partitionNotFound, ServiceError } from "../domain/errors.ts";
-import type { Ack, NewEvent } from "../domain/event.ts";
+import { type Ack, isRefused, type NewEvent, type RefusedEvent } from "../domain/event.ts";
 import { findDuplicate } from "../jetstream/atomic-batch.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { encodeHeader } from "../jetstream/message.ts";
@@ -14,7 +14,7 @@ import { newEventId } from "./event-ids.ts";
 import { partitionOf } from "./partitioner.ts";
 
 /** What became of one event: stored, or why not. */
-export type Outcome = Ack | { readonly eventId: string | undefined; readonly error: ServiceError };
+export type Outcome = Ack | RefusedEvent;
 
 /** An event with all choices made, ready to be sent. */
 export interface Prepared {
@@ -70,7 +70,7 @@ export class Appender {
   /** Stores events, each by itself. @returns one outcome each, in order; never rejects for a single event. */
   async appendAll(
     stream: StreamRecord,
-    events: readonly (NewEvent | ServiceError)[],
+    events: readonly (NewEvent | RefusedEvent)[],
     options: AppendOptions,
   ): Promise<Outcome[]> {
     const outcomes = new Array<Outcome>(events.length);
@@ -78,15 +78,18 @@ export class Appender {
     const { publisher } = this.#js;
     for (let index = 0; index < events.length; index++) {
       const event = events[index]!;
+      if (isRefused(event)) {
+        outcomes[index] = event;
+        continue;
+      }
       let prepared: Prepared;
       try {
-        if (event instanceof ServiceError) throw event;
         const preparing = this.prepare(stream, event, options.gzip ?? false);
         prepared = preparing instanceof Promise ? await preparing : preparing;
         if (publisher.full) await publisher.room(options.deadline);
       } catch (error) {
         if (!(error instanceof ServiceError)) throw error;
-        outcomes[index] = { eventId: event instanceof ServiceError ? undefined : event.eventId, error };
+        outcomes[index] = { eventId: event.eventId, error };
         continue;
       }
       sink.expect(index, prepared);

@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import type { Deadline } from "../domain/deadline.ts";
 import { ErrorCode, invalidArgument, ServiceError } from "../domain/errors.ts";
-import type { Ack, NewEvent } from "../domain/event.ts";
+import { type Ack, isRefused, type NewEvent, type RefusedEvent } from "../domain/event.ts";
 import { MAX_ATOMIC_BATCH_EVENTS } from "../domain/limits.ts";
 import { batchLines, findDuplicate, publishAtomic } from "../jetstream/atomic-batch.ts";
 import type { JetStream } from "../jetstream/connection.ts";
@@ -20,12 +20,12 @@ export async function appendAtomic(
   js: JetStream,
   appender: Appender,
   stream: StreamRecord,
-  events: readonly (NewEvent | ServiceError)[],
+  events: readonly (NewEvent | RefusedEvent)[],
   options: AppendOptions,
 ): Promise<Outcome[]> {
   if (events.length > MAX_ATOMIC_BATCH_EVENTS)
     throw invalidArgument("events", `an atomic batch has at most ${MAX_ATOMIC_BATCH_EVENTS} events`);
-  const faulty = events.findIndex((event) => event instanceof ServiceError);
+  const faulty = events.findIndex(isRefused);
   if (faulty >= 0) return allFailed(events, faulty);
   const good = events as readonly NewEvent[];
   const partition = commonPartition(appender, stream, good);
@@ -47,7 +47,10 @@ export async function appendAtomic(
       );
     } catch (error) {
       if (!(error instanceof ServiceError)) throw error;
-      return allFailed((good as readonly (NewEvent | ServiceError)[]).with(index, error), index);
+      return allFailed(
+        (good as readonly (NewEvent | RefusedEvent)[]).with(index, { eventId: event.eventId, error }),
+        index,
+      );
     }
   }
   return publish(js, stream, partition, prepared, options.deadline);
@@ -135,13 +138,10 @@ function expectedStart(events: readonly NewEvent[]): number | undefined {
   return start;
 }
 
-function allFailed(events: readonly (NewEvent | ServiceError)[], faulty: number): Outcome[] {
+function allFailed(events: readonly (NewEvent | RefusedEvent)[], faulty: number): Outcome[] {
   const others = new ServiceError(
     ErrorCode.PRECONDITION_FAILED,
     `not stored, because event ${faulty} of this atomic batch is at fault`,
   );
-  return events.map((event) => ({
-    eventId: event instanceof ServiceError ? undefined : event.eventId,
-    error: event instanceof ServiceError ? event : others,
-  }));
+  return events.map((event) => (isRefused(event) ? event : { eventId: event.eventId, error: others }));
 }

@@ -121,7 +121,7 @@ export class Catalog implements AsyncDisposable {
       const { value, revision } = await this.#bucket.get(name, deadline);
       if (value?.state !== "ready") throw streamNotFound(name);
       const named = Object.fromEntries(Object.entries(change).filter(([, setting]) => setting !== undefined));
-      const next: StreamRecord = { ...value, ...named };
+      const next: StreamRecord = withinRetention({ ...value, ...named }, change.duplicateWindowMs !== undefined);
       if (next.partitions < value.partitions)
         throw invalidArgument("partitions", `"${name}" has ${value.partitions} partitions and can't have fewer`);
       this.#checkSettings(next);
@@ -241,6 +241,12 @@ export class Catalog implements AsyncDisposable {
       throw toServiceError(error);
     }
   }
+}
+
+/** A duplicate window that nobody asked for follows a shorter retention. */
+function withinRetention(record: StreamRecord, asked: boolean): StreamRecord {
+  if (asked || record.retentionMs === undefined) return record;
+  return { ...record, duplicateWindowMs: Math.min(record.duplicateWindowMs, record.retentionMs) };
 }
 
 const REFUSALS = new Set([ErrorCode.INVALID_ARGUMENT, ErrorCode.QUOTA_EXCEEDED]);

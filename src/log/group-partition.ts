@@ -140,7 +140,7 @@ export class GroupPartition {
         if (attempt >= 2) throw unavailable("the storage can't hand out events now");
         continue;
       }
-      if (attempt < 2 && this.#redelivered(result.messages)) {
+      if (attempt < 2 && this.isRepeat(result.messages)) {
         // Handed out once and not committed in time. All that came after is handed out again too, or its order is lost.
         this.#rewind = true;
         continue;
@@ -195,7 +195,7 @@ export class GroupPartition {
   }
 
   /** Whether some message was delivered before, and not only because its poll was given back. */
-  #redelivered(messages: readonly Delivered[]): boolean {
+  isRepeat(messages: readonly Delivered[]): boolean {
     return messages.some((message) => message.deliveries > 1 && !this.#returned.has(message.seq));
   }
 

@@ -152,7 +152,8 @@ class Poll {
       const waits = this.#partitions.map(async (partition, place) => {
         const result = await partition.wait(Math.max(1, Math.ceil(msLeft(until))), over.signal);
         if (result.messages.length > 0 || result.end !== "empty") stop();
-        if (result.end === "lost") partition.forgetHandedOut();
+        // What comes a second time comes with all that followed it: the next round takes it in order.
+        if (result.end === "lost" || partition.isRepeat(result.messages)) partition.forgetHandedOut();
         else if (result.messages.length > 0)
           await partition.exclusive(async () => this.#accept(place, result.messages, result.end));
         return result.messages.length > 0 || result.end !== "empty";

@@ -18,7 +18,7 @@ import {
 import { CompressionType } from "../../gen/millrace/v1/streams_pb.js";
 import { type Deadline, deadlineIn } from "../domain/deadline.ts";
 import { errorRule, invalidArgument, notSerializable, ServiceError } from "../domain/errors.ts";
-import { type EventFields, JSON_TYPE, type StoredEvent } from "../domain/event.ts";
+import { type EventFields, JSON_TYPE, type RefusedEvent, type StoredEvent } from "../domain/event.ts";
 import { toCompactJson } from "../domain/json.ts";
 import { DEFAULT_CALL_TIMEOUT_MS } from "../domain/limits.ts";
 import { isStreamName } from "../domain/names.ts";
@@ -49,7 +49,7 @@ export function eventService(producer: Producer, consumer: Consumer): ServiceImp
       const { options } = request;
       const deadline = batchDeadline(deadlineOf(context), options?.timeout);
       const { batchId, successCount, outcomes } = await producer.publishBatch(request.streamName, {
-        events: request.events.map(fieldsOrFault),
+        events: request.events.map(fieldsOrRefused),
         gzip: options?.compression === CompressionType.GZIP,
         atomic: options?.atomic ?? false,
         idempotencyKey: parseIdempotencyKey(context.requestHeader.get("idempotency-key")),
@@ -72,7 +72,9 @@ export function eventService(producer: Producer, consumer: Consumer): ServiceImp
           if (!isStreamName(stream)) throw invalidArgument("streamName", "must be given on the first message");
           yield {
             stream,
-            fields: request.event ? fieldsOrFault(request.event) : invalidArgument("event", "is required"),
+            fields: request.event
+              ? fieldsOrRefused(request.event)
+              : { eventId: undefined, error: invalidArgument("event", "is required") },
           };
         }
       }
@@ -170,11 +172,11 @@ function headersOf(headers: Record<string, string>): EventFields["headers"] {
   return undefined;
 }
 
-function fieldsOrFault(event: PublishEvent): EventFields | ServiceError {
+function fieldsOrRefused(event: PublishEvent): EventFields | RefusedEvent {
   try {
     return fieldsOf(event);
   } catch (error) {
-    if (error instanceof ServiceError) return error;
+    if (error instanceof ServiceError) return { eventId: event.eventId, error };
     throw error;
   }
 }
@@ -205,7 +207,6 @@ const BINARY_TYPE = /^application\/(proto|grpc(-web)?(\+proto)?)$/;
 
 /** One event as a message. */
 export function messageOf(event: StoredEvent, format: PayloadFormat): Event {
-  const asValue = format !== PayloadFormat.DATA && event.contentType === JSON_TYPE;
   const message = create(EventSchema, {
     eventId: event.eventId,
     partition: event.partition,
@@ -214,7 +215,9 @@ export function messageOf(event: StoredEvent, format: PayloadFormat): Event {
   });
   if (event.key !== undefined) message.key = event.key;
   if (event.headers) for (const [name, value] of event.headers) defineEntry(message.headers, name, value);
-  if (asValue) message.payload = { case: "value", value: valueOfJson(event.payload) };
+  const value =
+    format === PayloadFormat.DATA || event.contentType !== JSON_TYPE ? undefined : valueOfJson(event.payload);
+  if (value) message.payload = { case: "value", value };
   else {
     message.payload = { case: "data", value: event.payload };
     message.contentType = event.contentType;

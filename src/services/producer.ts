@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import type { Deadline } from "../domain/deadline.ts";
 import { ErrorCode, invalidArgument, ServiceError } from "../domain/errors.ts";
-import { type Ack, type EventFields, type NewEvent, newEvent } from "../domain/event.ts";
+import { type Ack, type EventFields, isRefused, type NewEvent, newEvent, type RefusedEvent } from "../domain/event.ts";
 import { MAX_BATCH_EVENTS, MAX_EVENT_ID_BYTES } from "../domain/limits.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import type { Appender, AppendOptions, Outcome } from "../log/append.ts";
@@ -9,7 +9,7 @@ import { appendAtomic } from "../log/atomic.ts";
 import type { Catalog, StreamRecord } from "../log/catalog.ts";
 
 export interface BatchRequest {
-  readonly events: readonly (EventFields | ServiceError)[];
+  readonly events: readonly (EventFields | RefusedEvent)[];
   readonly gzip: boolean;
   readonly atomic: boolean;
   /** Of the `Idempotency-Key` header: gives every event without id one made of the key and its place. */
@@ -74,7 +74,7 @@ export class Producer {
    * @returns one outcome each, in order.
    */
   async *publishStream(
-    source: AsyncIterable<{ stream: string; fields: EventFields | ServiceError }>,
+    source: AsyncIterable<{ stream: string; fields: EventFields | RefusedEvent }>,
     deadlineOf: () => Deadline,
   ): AsyncGenerator<Outcome> {
     const open: Promise<Outcome>[] = [];
@@ -118,13 +118,13 @@ export class Producer {
     await reading;
   }
 
-  async #outcomeOf(stream: string, fields: EventFields | ServiceError, deadline: Deadline): Promise<Outcome> {
+  async #outcomeOf(stream: string, fields: EventFields | RefusedEvent, deadline: Deadline): Promise<Outcome> {
     try {
-      if (fields instanceof ServiceError) throw fields;
+      if (isRefused(fields)) return fields;
       return await this.publish(stream, fields, undefined, deadline);
     } catch (error) {
       if (!(error instanceof ServiceError)) throw error;
-      return { eventId: fields instanceof ServiceError ? undefined : fields.eventId, error };
+      return { eventId: fields.eventId, error };
     }
   }
 
@@ -146,16 +146,16 @@ export class Producer {
 const MAX_OPEN = 1024;
 
 function checkedEvent(
-  event: EventFields | ServiceError,
+  event: EventFields | RefusedEvent,
   index: number,
   idempotencyKey: string | undefined,
-): NewEvent | ServiceError {
-  if (event instanceof ServiceError) return event;
+): NewEvent | RefusedEvent {
+  if (isRefused(event)) return event;
   try {
     const key = event.eventId === undefined && idempotencyKey !== undefined ? `${idempotencyKey}.${index}` : undefined;
     return newEvent(identified(event, key), `events[${index}].`);
   } catch (error) {
-    if (error instanceof ServiceError) return error;
+    if (error instanceof ServiceError) return { eventId: event.eventId, error };
     throw error;
   }
 }

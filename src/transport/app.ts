@@ -4,7 +4,7 @@ import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } 
 import type { Logger } from "pino";
 import { EventService } from "../../gen/millrace/v1/events_pb.js";
 import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
-import { toConnectError, toServiceError } from "./errors.ts";
+import { connectFailure, toConnectError, toServiceError } from "./errors.ts";
 import { grpcUnary, type HotRpc, type UnaryImplementation } from "./grpc-unary.ts";
 import type { Mounted } from "./in-process.ts";
 import { errorInterceptor, requestIdKey } from "./interceptors.ts";
@@ -50,6 +50,7 @@ export async function createApp(options: AppOptions): Promise<App> {
     interceptors,
     readMaxBytes: MAX_REQUEST_BYTES,
     shutdownSignal: options.shutdownSignal,
+    mend: connectFailure,
     hot: hotRpcs(options.mounted, log),
     contextValues: (req) => createContextValues().set(requestIdKey, req.id),
     toConnectError: (error) => toConnectError(toServiceError(error, "")),

@@ -103,3 +103,12 @@ export function restErrorHeaders(error: ServiceError): Record<string, string> {
     ...(error.allow === undefined ? {} : { allow: error.allow.join(", ") }),
   };
 }
+
+/**
+ * A failure of Connect's own in the service's form, under its own code; a message that can't be decoded, which Connect
+ * calls internal, is the caller's fault.
+ */
+export function connectFailure(code: Code, message: string): ConnectError {
+  if (message.startsWith("parse binary:")) return toConnectError(notSerializable(message));
+  return toConnectError(toServiceError(new ConnectError(message, code), ""), code);
+}

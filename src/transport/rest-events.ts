@@ -1,13 +1,21 @@
 import type { OutgoingHttpHeaders } from "node:http";
 import type { FastifyReply, FastifyRequest } from "fastify";
-import { PayloadFormat, type PollRequest, PollRequestSchema } from "../../gen/millrace/v1/events_pb.js";
+import {
+  PayloadFormat,
+  type PollRequest,
+  PollRequestSchema,
+  type ReadPartitionRequest,
+  ReadPartitionRequestSchema,
+} from "../../gen/millrace/v1/events_pb.js";
 import { deadlineIn } from "../domain/deadline.ts";
-import { invalidArgument, invalidArguments, notSerializable, type ServiceError } from "../domain/errors.ts";
+import { invalidArgument, invalidArguments, notSerializable } from "../domain/errors.ts";
+import type { RefusedEvent } from "../domain/event.ts";
 import { DEFAULT_CALL_TIMEOUT_MS, MAX_CALL_TIMEOUT_MS } from "../domain/limits.ts";
 import { isStreamName } from "../domain/names.ts";
 import type { Consumer } from "../services/consumer.ts";
 import { batchDeadline } from "../services/events.ts";
 import { type Producer, parseIdempotencyKey } from "../services/producer.ts";
+import { wasAnswered } from "./answered.ts";
 import {
   type BatchOptions,
   BodyError,
@@ -19,7 +27,7 @@ import {
 import { type HotHandler, queryOf } from "./rest.ts";
 import { readRestBody } from "./rest-body.ts";
 import { decodeRequest } from "./rest-routes.ts";
-import { batchText, pollBuffer, publishedText } from "./rest-text.ts";
+import { batchText, pollBuffer, publishedText, readBuffer } from "./rest-text.ts";
 import { validate } from "./validation.ts";
 
 /**
@@ -43,6 +51,16 @@ export function hotHandlers(producer: Producer, consumer: Consumer): ReadonlyMap
         await poll(consumer, request, reply, signal);
       },
     ],
+    [
+      "ReadPartition",
+      async (req, reply, route, signal) => {
+        const params = req.params as Record<string, string>;
+        const request = decodeRequest(route, params, queryOf(req), undefined) as ReadPartitionRequest;
+        validate(ReadPartitionRequestSchema, request);
+        const result = await consumer.readPartition(request, deadlineIn(DEFAULT_CALL_TIMEOUT_MS), signal);
+        send(reply, readBuffer(result, request.payload === PayloadFormat.DATA));
+      },
+    ],
   ]);
 }
 
@@ -60,7 +78,7 @@ async function publishBatch(producer: Producer, req: FastifyRequest, reply: Fast
   const { events, options } = parsed(parseBatchBody, await readRestBody(req.raw));
   checkOptions(options);
   const result = await producer.publishBatch(stream, {
-    events: events.map((event) => (isEventError(event) ? eventFault(event) : event)),
+    events: events.map((event) => (isEventError(event) ? refused(event) : event)),
     gzip: options?.compression === "gzip",
     atomic: options?.atomic ?? false,
     idempotencyKey,
@@ -73,9 +91,9 @@ async function poll(consumer: Consumer, request: PollRequest, reply: FastifyRepl
   const result = await consumer.poll(request, deadlineIn(DEFAULT_CALL_TIMEOUT_MS), signal);
   // Whoever does not get the answer has not been handed the events.
   reply.raw.once("close", () => {
-    if (!reply.raw.writableFinished) void result.giveBack();
+    if (!wasAnswered(reply.raw)) void result.giveBack();
   });
-  if (reply.raw.destroyed) return void (await result.giveBack());
+  if (signal.aborted) return void (await result.giveBack());
   send(reply, pollBuffer(request.consumerGroup, result, request.payload === PayloadFormat.DATA));
 }
 
@@ -113,9 +131,9 @@ function parsed<T>(parse: (body: Buffer) => T, body: Buffer): T {
   }
 }
 
-function eventFault({ kind, violations }: EventError): ServiceError {
+function refused({ eventId, kind, violations }: EventError): RefusedEvent {
   const fault = invalidArguments(violations);
-  return kind === "field" ? fault : notSerializable(fault.message);
+  return { eventId, error: kind === "field" ? fault : notSerializable(fault.message) };
 }
 
 function checkOptions(options: BatchOptions | undefined): void {

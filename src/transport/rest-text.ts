@@ -1,6 +1,7 @@
 import { errorRule, type ServiceError } from "../domain/errors.ts";
 import { type Ack, JSON_TYPE, type StoredEvent } from "../domain/event.ts";
 import type { PollResult } from "../log/poll.ts";
+import type { ReadResult } from "../log/read.ts";
 import type { BatchResult } from "../services/producer.ts";
 
 /** Answers of the hot REST paths, assembled as text: a value that only passes through is never parsed. */
@@ -111,4 +112,11 @@ export function pollBuffer(group: string, result: PollResult, asData: boolean): 
   }
   const metadata = `{"consumerGroup":${quote(group)},"lag":${result.lag},"nextOffset":${result.nextOffset},"partitions":[${partitions}]}`;
   return eventsBuffer('{"events":[', result.events, asData, `],"metadata":${metadata}}`);
+}
+
+/** The answer to a read of one partition. */
+export function readBuffer({ events, state, nextOffset }: ReadResult, asData: boolean): Buffer {
+  const { startOffset, endOffset } = state;
+  const metadata = `{"startOffset":${startOffset},"endOffset":${endOffset},"nextOffset":${nextOffset}}`;
+  return eventsBuffer('{"events":[', events, asData, `],"metadata":${metadata}}`);
 }

@@ -5,10 +5,12 @@ import { Code, ConnectError, createContextValues, type Interceptor } from "@conn
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { ErrorCode, invalidArgument, notSerializable, ServiceError } from "../domain/errors.ts";
 import { createdKey } from "../services/streams.ts";
+import { wasAnswered } from "./answered.ts";
 import { restErrorBody, restErrorHeaders, toServiceError } from "./errors.ts";
 import { inProcess, type Mounted } from "./in-process.ts";
 import { requestIdKey } from "./interceptors.ts";
 import type { CallLog } from "./log.ts";
+import { type DiscardLimits, RequestBody } from "./request-body.ts";
 import { readRestBody } from "./rest-body.ts";
 import { decodeRequest, encodeResponse, type RestRoute, restRoutes, withoutBodyPrefix } from "./rest-routes.ts";
 
@@ -28,6 +30,8 @@ export interface RestOptions {
   readonly log: CallLog;
 }
 
+/** What a caller may go on sending after its answer. */
+const AFTER_ANSWER: DiscardLimits = { bytes: 64 * 1024 * 1024, ms: 5000 };
 const GONE = new ConnectError("the caller went away", Code.Canceled);
 
 /** Every REST route of the services, and the answers to paths and methods that are none. */
@@ -86,11 +90,11 @@ export function frameworkError(
 
 /** A failure as REST's answer. */
 export function sendError(reply: FastifyReply, failure: ServiceError): FastifyReply {
-  // A body that was not read to its end can't be followed by another request.
-  const cut = !reply.request.raw.complete && reply.request.raw.httpVersionMajor === 1;
+  // A caller that sends all before it reads would never see an answer given before.
+  new RequestBody(reply.request.raw).discard(AFTER_ANSWER);
   return reply
     .code(failure.httpStatus)
-    .headers({ ...restErrorHeaders(failure), ...(cut ? { connection: "close" } : {}) })
+    .headers(restErrorHeaders(failure))
     .header("content-type", "application/json; charset=utf-8")
     .send(JSON.stringify(restErrorBody(failure)));
 }
@@ -126,7 +130,7 @@ const patternOf = (route: RestRoute): RegExp => new RegExp(`^${route.path.replac
 function callerSignal(reply: FastifyReply): AbortSignal {
   const controller = new AbortController();
   reply.raw.once("close", () => {
-    if (!reply.raw.writableFinished) controller.abort(GONE);
+    if (!wasAnswered(reply.raw)) controller.abort(GONE);
   });
   return controller.signal;
 }

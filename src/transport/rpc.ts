@@ -19,6 +19,7 @@ import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
 import { compressions } from "./compression.ts";
 import type { HotRpc } from "./grpc-unary.ts";
 import { type DiscardLimits, RequestBody } from "./request-body.ts";
+import { type Mend, mended } from "./rpc-mend.ts";
 import { codeOfStatus, refusal } from "./rpc-refusal.ts";
 
 export interface RpcPluginOptions extends ConnectRouterOptions {
@@ -34,6 +35,8 @@ export interface RpcPluginOptions extends ConnectRouterOptions {
   /** Bytes and time for which a caller may go on sending after its answer. Default 64 MiB and 5,000 ms. */
   afterAnswer?: DiscardLimits;
   contextValues?: (req: FastifyRequest) => ContextValues;
+  /** Gives failures of Connect's own, before any interceptor, the service's form. */
+  mend?: Mend;
   /** Answers in place of Connect, by the RPC's path. */
   hot?: ReadonlyMap<string, HotRpc>;
   /** Form of what a Fastify hook throws before the call begins. Default: the code that fits its `statusCode`. */
@@ -54,6 +57,7 @@ export async function rpcPlugin(app: FastifyInstance, options: RpcPluginOptions)
     afterAnswer = AFTER_ANSWER,
     contextValues,
     hot,
+    mend,
     ...routerOptions
   } = options;
   const toConnectError = options.toConnectError ?? connectErrorOf;
@@ -87,8 +91,9 @@ export async function rpcPlugin(app: FastifyInstance, options: RpcPluginOptions)
       const body = new RequestBody(req.raw, isStream ? 0 : requestTimeoutMs);
       try {
         const request = universalRequest(req, body, call.signal, contextValues?.(req));
-        const answer = await handler(request);
-        await write(reply, answer.body ? answer : refused(handler, req, answer.status), call, body, afterAnswer);
+        const own = await handler(request);
+        const answer = own.body ? own : refused(handler, req, own.status);
+        await write(reply, mend ? await mended(answer, mend) : answer, call, body, afterAnswer);
       } catch (error) {
         if (call.signal.aborted) return;
         req.log.error({ err: error, rpc: handler.requestPath }, "rpc failed");
@@ -195,7 +200,12 @@ async function write(
   try {
     let chunk = await chunks?.next(); // before the headers: until the first message they may change
     if (call.signal.aborted) return;
-    res.writeHead(answer.status, nodeHeaders(reply, answer.header));
+    if ((!chunk || chunk.done) && !answer.trailer?.keys().next().value) {
+      // An answer without a body is one header frame, which writeHead would follow by an empty one of data.
+      res.statusCode = answer.status;
+      for (const [name, value] of Object.entries(nodeHeaders(reply, answer.header)))
+        if (value !== undefined) res.setHeader(name, value);
+    } else res.writeHead(answer.status, nodeHeaders(reply, answer.header));
     for (; chunk && !chunk.done; chunk = await chunks?.next()) {
       if (!res.write(chunk.value)) await writable(res);
       if (call.signal.aborted) return;
