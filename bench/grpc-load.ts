@@ -135,34 +135,31 @@ class GrpcReader implements Reader {
 const EVENTS_TAG = 0x0a;
 const METADATA_TAG = 0x12;
 
-/** Counts the events of a PollResponse and reads its metadata, without a look into the events. */
+/** Counts the events of a PollResponse and reads its metadata, without a look into the events. Fields come in any order. */
 function readPoll(message: Buffer): Polled {
   let events = 0;
-  let at = 0;
-  while (at < message.length) {
+  let metadata: Buffer | undefined;
+  for (let at = 0; at < message.length; ) {
     const tag = message[at++];
     let length = 0;
-    for (let shift = 0; ; shift += 7) {
-      const byte = message[at++]!;
+    for (let shift = 0, byte = 0x80; byte >= 0x80; shift += 7) {
+      byte = message[at++]!;
       length |= (byte & 0x7f) << shift;
-      if (byte < 0x80) break;
     }
-    if (tag === METADATA_TAG) {
-      const { partitions } = fromBinary(PollMetadataSchema, message.subarray(at, at + length));
-      return {
-        events,
-        partitions: partitions.map(({ partition, nextOffset, committedOffset }) => ({
-          partition,
-          nextOffset: Number(nextOffset),
-          committedOffset: committedOffset === undefined ? undefined : Number(committedOffset),
-        })),
-      };
-    }
-    if (tag !== EVENTS_TAG) break;
-    events++;
+    if (tag === EVENTS_TAG) events++;
+    else if (tag === METADATA_TAG) metadata = message.subarray(at, at + length);
+    else throw new Error(`an answer to a poll with a field of tag ${tag}`);
     at += length;
   }
-  throw new Error("an answer to a poll without metadata after its events");
+  if (metadata === undefined) throw new Error("an answer to a poll without metadata");
+  return {
+    events,
+    partitions: fromBinary(PollMetadataSchema, metadata).partitions.map((each) => ({
+      partition: each.partition,
+      nextOffset: Number(each.nextOffset),
+      committedOffset: each.committedOffset === undefined ? undefined : Number(each.committedOffset),
+    })),
+  };
 }
 
 function verifyEvents(message: Buffer): void {

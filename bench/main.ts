@@ -19,7 +19,7 @@ import { type Contender, contendersOf, PARTS, type Part, SCENARIOS, type Scenari
 import { PARTITIONS } from "./workload.ts";
 
 /** See README.md here. */
-const USAGE = `usage: npm run bench -- [--only ${PARTS.join(",")}] [--rounds 3] [--seconds 2.5] [--events 1000000] [--json FILE]`;
+const USAGE = `usage: npm run bench -- [--only ${PARTS.join(",")}] [--rounds 5] [--seconds 2] [--events 1000000] [--json FILE]`;
 
 const WARM_UP_SECONDS = 1.5;
 /** After a round nats-server still deletes its files. */
@@ -40,8 +40,8 @@ function readOptions(): Options {
   const { values } = parseArgs({
     options: {
       only: { type: "string", default: PARTS.join(",") },
-      rounds: { type: "string", default: "3" },
-      seconds: { type: "string", default: "2.5" },
+      rounds: { type: "string", default: "5" },
+      seconds: { type: "string", default: "2" },
       events: { type: "string", default: "1000000" },
       json: { type: "string" },
     },
@@ -184,8 +184,7 @@ function memoryText(run: MemoryRun, total: number): string {
 
 const progress = (line: string): void => void process.stderr.write(`${line}\n`);
 
-async function main(): Promise<void> {
-  const options = readOptions();
+async function main(options: Options): Promise<void> {
   const processes = await Processes.open();
   try {
     const nats = await processes.startNats();
@@ -225,11 +224,17 @@ async function main(): Promise<void> {
   }
 }
 
+let options: Options;
 try {
-  await main();
+  options = readOptions();
+} catch (error) {
+  console.error(`${(error as Error).message}\n${USAGE}`);
+  process.exit(2);
+}
+try {
+  await main(options);
   process.exit(0);
 } catch (error) {
-  console.error(error instanceof TypeError ? error : (error as Error).message);
-  console.error(USAGE);
+  console.error(error);
   process.exit(1);
 }

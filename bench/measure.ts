@@ -1,5 +1,6 @@
+import { availableParallelism } from "node:os";
 import type { Worker } from "./load.ts";
-import { cpuUs, rssMiB } from "./processes.ts";
+import { cpuUs, machineCpuUs, rssMiB } from "./processes.ts";
 
 /** What one contender did in one round. */
 export interface Sample {
@@ -15,6 +16,8 @@ export interface Sample {
   readonly loadUs: number | undefined;
   /** Of the process under load, at the round's end. */
   readonly rssMiB: number | undefined;
+  /** Of the machine's CPU time, what went to programs that have no part in the round. */
+  readonly othersShare: number | undefined;
 }
 
 export interface MeasuredPids {
@@ -28,7 +31,8 @@ const HANG_MS = 20_000;
 /** Keeps all workers busy for a span. What they have open at its end is waited for and counted. */
 export async function measure(workers: readonly Worker[], seconds: number, pids: MeasuredPids): Promise<Sample> {
   const watched = [pids.server, pids.nats, process.pid];
-  const before = watched.map(cpuUs);
+  const usage = () => [...watched.map(cpuUs), machineCpuUs()];
+  const before = usage();
   const latencies: number[] = [];
   let events = 0;
   const start = performance.now();
@@ -50,20 +54,22 @@ export async function measure(workers: readonly Worker[], seconds: number, pids:
     ),
   );
   const elapsedMs = performance.now() - start;
-  const [serverUs, natsUs, loadUs] = watched.map((pid, i) => {
-    const after = cpuUs(pid);
-    return after === undefined || before[i] === undefined ? undefined : (after - before[i]) / events;
+  const [server, nats, load, machine] = usage().map((after, i) => {
+    const then = before[i];
+    return after === undefined || then === undefined ? undefined : after - then;
   });
+  const own = (nats ?? 0) + (load ?? 0) + (pids.server === process.pid ? 0 : (server ?? 0));
   latencies.sort((a, b) => a - b);
   return {
     events,
     eventsPerSecond: (events * 1000) / elapsedMs,
     p50Ms: quantile(latencies, 0.5),
     p99Ms: quantile(latencies, 0.99),
-    serverUs,
-    natsUs,
-    loadUs,
+    serverUs: server && server / events,
+    natsUs: nats && nats / events,
+    loadUs: load && load / events,
     rssMiB: rssMiB(pids.server),
+    othersShare: machine && Math.max(0, machine - own) / (elapsedMs * 1000 * availableParallelism()),
   };
 }
 

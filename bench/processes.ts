@@ -25,7 +25,7 @@ export class Processes {
   private constructor(folder: string) {
     this.folder = folder;
     process.on("exit", () => this.end());
-    for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => process.exit(130));
+    for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => process.exit(130));
   }
 
   static async open(): Promise<Processes> {
@@ -114,6 +114,23 @@ export function cpuUs(pid: number): number | undefined {
     // The name in parentheses may hold blanks; utime and stime are the 14th and 15th field.
     const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
     return (Number(fields[11]) + Number(fields[12])) * TICK_US;
+  } catch {
+    return undefined;
+  }
+}
+
+/**
+ * CPU time that all programs together have used, and what the host took from a virtual machine, in microseconds;
+ * undefined where the system does not tell. With soft interrupts: those of local connections run on their process' time.
+ */
+export function machineCpuUs(): number | undefined {
+  try {
+    const [user, nice, system, , , irq, softirq, steal] = readFileSync("/proc/stat", "latin1")
+      .split("\n", 1)[0]!
+      .split(/ +/)
+      .slice(1)
+      .map(Number);
+    return (user! + nice! + system! + irq! + softirq! + steal!) * TICK_US;
   } catch {
     return undefined;
   }

@@ -12,6 +12,8 @@ const COLUMNS: readonly (readonly [head: string, text: (samples: readonly Sample
 ];
 const NAME_WIDTH = 12;
 const WIDTH = 10;
+/** More for other programs disturbs the figures; CPU an event less than events/s. */
+const QUIET_SHARE = 0.05;
 
 /** The medians of a scenario's rounds as a table, and its targets with what came of them. */
 export function scenarioText(scenario: Scenario, samples: Samples, parts: ReadonlySet<Part>): string {
@@ -26,13 +28,18 @@ export function scenarioText(scenario: Scenario, samples: Samples, parts: Readon
       .map(([to, ratio]) => `${percent(ratio)} of ${to}`)
       .join(", ")}`,
   );
+  const others = [...samples.values()].flat().map((sample) => sample.othersShare ?? 0);
+  if (Math.max(...others) > QUIET_SHARE)
+    lines.push(
+      `  not alone: other programs took ${percent(median(others))} of the CPUs, in one round ${percent(Math.max(...others))}`,
+    );
   for (const target of scenario.targets) {
     const ratio = ratioOf(target, samples);
     if (!parts.has(target.part) || ratio === undefined) continue;
     const what = target.figure === "serverUs" ? "CPU an event" : "events/s";
     const bound = `${target.figure === "serverUs" ? "≤" : "≥"} ${percent(target.bound)}`;
     lines.push(
-      `  target (${target.part}) ${what} of ${target.of} ${bound} of ${target.to}: ${percent(ratio)} ${verdict(isMet(target, ratio))}`,
+      `  target (${target.part}) ${what} of ${target.of} ${bound} of ${target.to}: ${percent(ratio, 1)} ${verdict(isMet(target, ratio))}`,
     );
   }
   return lines.join("\n");
@@ -47,5 +54,5 @@ function middle(samples: readonly Sample[], figure: keyof Sample): number | unde
 export const whole = (value: number | undefined): string =>
   value === undefined ? "-" : Math.round(value).toLocaleString("en-US");
 export const fixed = (value: number | undefined, digits: number): string => value?.toFixed(digits) ?? "-";
-export const percent = (ratio: number | undefined): string =>
-  ratio === undefined ? "-" : `${(ratio * 100).toFixed(0)} %`;
+export const percent = (ratio: number | undefined, digits = 0): string =>
+  ratio === undefined ? "-" : `${(ratio * 100).toFixed(digits)} %`;

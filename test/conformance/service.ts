@@ -15,8 +15,8 @@ import {
   IdempotentUnaryRequestSchema,
   ServerStreamRequestSchema,
   type StreamResponseDefinition,
-  type UnaryResponseDefinition,
   UnaryRequestSchema,
+  type UnaryResponseDefinition,
 } from "./gen/connectrpc/conformance/v1/service_pb.js";
 
 export function conformanceRoutes(router: ConnectRouter): void {

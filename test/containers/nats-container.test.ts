@@ -25,9 +25,9 @@ test.skipIf(image === undefined)(
     await call("POST", "/streams/orders/events/batch", { events });
 
     const polled = await poll();
-    expect(polled["events"]).toMatchObject(events.map((event, offset) => ({ ...event, offset })));
+    expect(polled.events).toMatchObject(events.map((event, offset) => ({ ...event, offset })));
     await call("POST", "/consumers/billing/commit", { offsets: [{ stream: "orders", partition: 0, offset: 2 }] });
     await call("POST", "/streams/orders/events", { key: "user-1", value: { amount: 4 } });
-    expect((await poll())["events"]).toMatchObject([{ offset: 3, value: { amount: 4 } }]);
+    expect((await poll()).events).toMatchObject([{ offset: 3, value: { amount: 4 } }]);
   },
 );

@@ -17,7 +17,7 @@ export type NatsImage =
   | { readonly image?: undefined; readonly reason: string };
 
 // Testcontainers' helper that removes what a killed run leaves behind is one more image to pull.
-process.env["TESTCONTAINERS_RYUK_DISABLED"] ??= "true";
+process.env.TESTCONTAINERS_RYUK_DISABLED ??= "true";
 
 const USER = "test";
 const PASS = "test-password";
@@ -36,7 +36,7 @@ export async function natsImage(env: Readonly<Record<string, string | undefined>
   } catch (error) {
     return { reason: `no container engine answers (${(error as Error).message})` };
   }
-  if (env["NATS_IMAGE"]) return { image: env["NATS_IMAGE"] };
+  if (env.NATS_IMAGE) return { image: env.NATS_IMAGE };
   const binary = findNatsServer(env);
   if (process.platform !== "linux" || binary === undefined) {
     return { reason: "no Linux nats-server here to make an image of, and NATS_IMAGE is not set" };

@@ -14,13 +14,13 @@ import {
   type HandlerContext,
   type Transport,
 } from "@connectrpc/connect";
+import * as node from "@connectrpc/connect-node";
 import {
   compressionBrotli,
   compressionGzip,
   createConnectTransport,
   createGrpcTransport,
 } from "@connectrpc/connect-node";
-import * as node from "@connectrpc/connect-node";
 import * as web from "@connectrpc/connect-web";
 import * as grpc from "@grpc/grpc-js";
 import fastify, { type FastifyInstance } from "fastify";
