@@ -1,7 +1,9 @@
 import { randomBytes } from "node:crypto";
+import type { DescService } from "@bufbuild/protobuf";
 import { type ConnectRouter, createContextValues } from "@connectrpc/connect";
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from "fastify";
 import type { Logger } from "pino";
+import { ConsumerGroupService } from "../../gen/millrace/v1/consumers_pb.js";
 import { EventService } from "../../gen/millrace/v1/events_pb.js";
 import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
 import { connectFailure, toConnectError, toServiceError } from "./errors.ts";
@@ -34,6 +36,8 @@ export async function createApp(options: AppOptions): Promise<App> {
   const app = Fastify({
     loggerInstance: options.logger as FastifyBaseLogger,
     logController: new LogController({ disableRequestLogging: true }),
+    // A logger of its own for every request would cost more than most requests; failures name theirs.
+    childLoggerFactory: (logger) => logger,
     genReqId: () => `${prefix}-${(requests++).toString(36)}`,
     serverFactory: (handler) => createListener(handler as never, options.listener) as never,
     frameworkErrors: frameworkError,
@@ -65,12 +69,15 @@ export async function createApp(options: AppOptions): Promise<App> {
   return app as unknown as App;
 }
 
-/** The calls that carry events by the thousand, over plain gRPC. */
+/** Publishing, polling and committing, which callers do all the time. */
+const HOT_SERVICES: readonly DescService[] = [EventService, ConsumerGroupService];
+
+/** Their unary calls over plain gRPC. */
 function hotRpcs(mounted: readonly Mounted[], log: CallLog): ReadonlyMap<string, HotRpc> {
   const found = new Map<string, HotRpc>();
   for (const { service, implementation } of mounted)
     for (const method of service.methods) {
-      if (service !== EventService || method.methodKind !== "unary") continue;
+      if (!HOT_SERVICES.includes(service) || method.methodKind !== "unary") continue;
       const call = (implementation as Record<string, UnaryImplementation | undefined>)[method.localName];
       if (call) found.set(`/${service.typeName}/${method.name}`, grpcUnary(method, call, log));
     }

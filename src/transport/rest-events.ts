@@ -40,7 +40,7 @@ export function hotHandlers(producer: Producer, consumer: Consumer): ReadonlyMap
     ["PublishBatch", (req, reply) => publishBatch(producer, req, reply)],
     [
       "Poll",
-      async (req, reply, route, signal) => {
+      async (req, reply, route, caller) => {
         const request = decodeRequest(
           route,
           req.params as Record<string, string>,
@@ -48,16 +48,16 @@ export function hotHandlers(producer: Producer, consumer: Consumer): ReadonlyMap
           undefined,
         ) as PollRequest;
         validate(PollRequestSchema, request);
-        await poll(consumer, request, reply, signal);
+        await poll(consumer, request, reply, caller());
       },
     ],
     [
       "ReadPartition",
-      async (req, reply, route, signal) => {
+      async (req, reply, route, caller) => {
         const params = req.params as Record<string, string>;
         const request = decodeRequest(route, params, queryOf(req), undefined) as ReadPartitionRequest;
         validate(ReadPartitionRequestSchema, request);
-        const result = await consumer.readPartition(request, deadlineIn(DEFAULT_CALL_TIMEOUT_MS), signal);
+        const result = await consumer.readPartition(request, deadlineIn(DEFAULT_CALL_TIMEOUT_MS), caller());
         send(reply, readBuffer(result, request.payload === PayloadFormat.DATA));
       },
     ],

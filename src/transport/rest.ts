@@ -14,12 +14,12 @@ import { type DiscardLimits, RequestBody } from "./request-body.ts";
 import { readRestBody } from "./rest-body.ts";
 import { decodeRequest, encodeResponse, type RestRoute, restRoutes, withoutBodyPrefix } from "./rest-routes.ts";
 
-/** Answers one route in place of the generic way through messages. */
+/** Answers one route in place of the generic way through messages; `caller` makes the signal that its caller has gone. */
 export type HotHandler = (
   req: FastifyRequest,
   reply: FastifyReply,
   route: RestRoute,
-  signal: AbortSignal,
+  caller: () => AbortSignal,
 ) => Promise<void>;
 
 export interface RestOptions {
@@ -51,8 +51,8 @@ export async function restPlugin(app: FastifyInstance, options: RestOptions): Pr
       url: route.path,
       exposeHeadRoute: false,
       handler: async (req, reply) => {
+        if (hot) return hot(req, reply, route, () => callerSignal(reply));
         const signal = callerSignal(reply);
-        if (hot) return hot(req, reply, route, signal);
         const body = route.body === undefined ? undefined : parseJson(await readRestBody(req.raw));
         const message = decodeRequest(route, req.params as Record<string, string>, queryOf(req), body);
         const contextValues = createContextValues().set(requestIdKey, req.id);

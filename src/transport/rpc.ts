@@ -96,7 +96,7 @@ export async function rpcPlugin(app: FastifyInstance, options: RpcPluginOptions)
         await write(reply, mend ? await mended(answer, mend) : answer, call, body, afterAnswer);
       } catch (error) {
         if (call.signal.aborted) return;
-        req.log.error({ err: error, rpc: handler.requestPath }, "rpc failed");
+        req.log.error({ err: error, rpc: handler.requestPath, requestId: req.id }, "rpc failed");
         const internal = new ConnectError("internal error", Code.Internal);
         if (reply.raw.headersSent) reply.raw.destroy();
         else await write(reply, refusal(req.headers["content-type"], internal), call, body, afterAnswer);
