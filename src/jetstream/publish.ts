@@ -88,7 +88,7 @@ export class Publisher {
 
   /** Waits until there is room for more, if there is none. @throws ServiceError UNAVAILABLE when the deadline comes first. */
   async room(deadline: Deadline): Promise<void> {
-    while (this.#waiting.size >= this.#limits.maxInFlight || this.#bytes >= this.#limits.maxInFlightBytes) {
+    while (this.full) {
       await new Promise<void>((resolve, reject) => {
         const timer = setTimeout(
           () => reject(unavailable("too many events wait for the storage; this one was not sent")),
