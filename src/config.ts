@@ -1,4 +1,4 @@
-import { DEFAULT_ACK_WAIT_MS } from "./domain/limits.ts";
+import { DEFAULT_ACK_WAIT_MS, DEFAULT_SESSION_TIMEOUT_MS } from "./domain/limits.ts";
 
 /** Every setting, from the environment; see the README. */
 export interface Config {
@@ -15,6 +15,8 @@ export interface Config {
   readonly catalogReplicas: number;
   /** After it, what a new group was handed and did not commit is handed out again, in milliseconds. */
   readonly ackWaitMs: number;
+  /** A new group's member that is not heard of for so long loses its partitions, in milliseconds. */
+  readonly sessionTimeoutMs: number;
   readonly logLevel: string;
   readonly tls:
     | { readonly certFile: string; readonly keyFile: string; readonly clientCaFile: string | undefined }
@@ -60,6 +62,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Config {
     fsync,
     catalogReplicas: number("MILLRACE_CATALOG_REPLICAS", 1, 1, 5),
     ackWaitMs: number("MILLRACE_ACK_WAIT_MS", DEFAULT_ACK_WAIT_MS, 100, 86_400_000),
+    sessionTimeoutMs: number("MILLRACE_SESSION_TIMEOUT_MS", DEFAULT_SESSION_TIMEOUT_MS, 100, 3_600_000),
     logLevel: oneOf("MILLRACE_LOG_LEVEL", "info", LOG_LEVELS),
     tls: certFile && keyFile ? { certFile, keyFile, clientCaFile: env.MILLRACE_TLS_CLIENT_CA || undefined } : undefined,
     drainMs: number("MILLRACE_DRAIN_MS", 10_000, 0, 600_000),

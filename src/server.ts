@@ -38,7 +38,11 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
     config.natsUrl ?? owned.use(await startEmbeddedNats({ ...config, binary: findNatsServer(env), log: logger })).url;
   const js = owned.use(await connectJetStream({ url, log: logger }));
   const groups = owned.use(
-    await Groups.open(js, { replicas: config.catalogReplicas, ackWaitMs: config.ackWaitMs, log: logger }),
+    await Groups.open(js, {
+      replicas: config.catalogReplicas,
+      defaults: { ackWaitMs: config.ackWaitMs, sessionTimeoutMs: config.sessionTimeoutMs },
+      log: logger,
+    }),
   );
   const catalog = owned.use(
     await Catalog.open(js, config.catalogReplicas, (stream, deadline) => groups.forgetStream(stream, deadline)),
@@ -52,7 +56,7 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
     mounted: [
       mount(StreamService, streamService(js, catalog)),
       mount(EventService, eventService(producer, consumer)),
-      mount(ConsumerGroupService, groupService(consumer)),
+      mount(ConsumerGroupService, groupService(consumer, catalog, groups)),
     ],
     hot: hotHandlers(producer, consumer),
     logger,

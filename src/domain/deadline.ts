@@ -11,3 +11,13 @@ export const msLeft = (deadline: Deadline): number => Math.max(0, deadline - per
 export function pause(ms: number, deadline: Deadline = Number.POSITIVE_INFINITY): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, Math.min(ms, msLeft(deadline))));
 }
+
+/** Waits until the deadline or until the signal is aborted. */
+export async function pauseUntil(deadline: Deadline, signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return;
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, msLeft(deadline));
+  signal.addEventListener("abort", () => resolve(), { once: true });
+  await promise;
+  clearTimeout(timer);
+}

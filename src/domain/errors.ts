@@ -81,6 +81,9 @@ export const groupNotFound = (group: string): ServiceError =>
 export const invalidOffset = (description: string): ServiceError =>
   new ServiceError(ErrorCode.INVALID_OFFSET, description);
 
+export const notPartitionOwner = (description: string): ServiceError =>
+  new ServiceError(ErrorCode.NOT_PARTITION_OWNER, description);
+
 export const invalidArgument = (field: string, description: string): ServiceError =>
   invalidArguments([{ field, description }]);
 

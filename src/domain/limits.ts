@@ -34,6 +34,7 @@ export const MAX_POLL_BYTES = 32 * 1024 * 1024;
 export const DEFAULT_CALL_TIMEOUT_MS = 10_000;
 export const MAX_CALL_TIMEOUT_MS = 120_000;
 export const DEFAULT_ACK_WAIT_MS = 30_000;
+export const DEFAULT_SESSION_TIMEOUT_MS = 30_000;
 
 export const MAX_EXPRESSION_BYTES = 4096;
 export const MAX_EXPRESSION_NODES = 500;

@@ -26,24 +26,32 @@ export async function readMessages(
   request: { readonly seq: number; readonly batch: number; readonly maxBytes: number },
   deadline: Deadline,
 ): Promise<DirectMessage[]> {
+  const { seq, batch, maxBytes } = request;
   for (let attempt = 0; ; attempt++) {
-    const messages = await js.call(deadline, () => ask(js, jsStream, request, deadline));
+    const messages = await js.call(deadline, () => ask(js, jsStream, { seq, batch, max_bytes: maxBytes }, deadline));
     if (messages.length > 0 || attempt >= 20) return messages;
     const { state } = await js.call(deadline, () => js.jsm.streams.info(jsStream));
-    if (state.last_seq < request.seq || state.messages === 0) return messages;
+    if (state.last_seq < seq || state.messages === 0) return messages;
     if (msLeft(deadline) === 0) throw timedOut("the storage did not answer in time");
     await pause(50, deadline);
   }
 }
 
-async function ask(
+/** Sequence of the first message stored at a time or later; undefined when there is none. */
+export async function sequenceAtTime(
   js: JetStream,
   jsStream: string,
-  request: { seq: number; batch: number; maxBytes: number },
+  timeMs: number,
   deadline: Deadline,
-): Promise<DirectMessage[]> {
+): Promise<number | undefined> {
+  const request = { start_time: new Date(timeMs).toISOString(), batch: 1 };
+  const [message] = await js.call(deadline, () => ask(js, jsStream, request, deadline));
+  return message?.seq;
+}
+
+async function ask(js: JetStream, jsStream: string, request: object, deadline: Deadline): Promise<DirectMessage[]> {
   const messages: DirectMessage[] = [];
-  const body = JSON.stringify({ seq: request.seq, batch: request.batch, max_bytes: request.maxBytes });
+  const body = JSON.stringify(request);
   const answers = await js.nc.requestMany(`$JS.API.DIRECT.GET.${jsStream}`, body, {
     maxWait: Math.max(1, Math.min(5000, msLeft(deadline))),
     noMux: true,

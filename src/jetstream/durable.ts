@@ -85,6 +85,20 @@ export async function resetDurable(
   await js.call(deadline, () => js.jsm.consumers.reset(jsStream, durable, seq));
 }
 
+/** Deletes a durable, if it is there. */
+export async function deleteDurable(
+  js: JetStream,
+  jsStream: string,
+  durable: string,
+  deadline: Deadline,
+): Promise<void> {
+  try {
+    await js.call(deadline, () => js.jsm.consumers.delete(jsStream, durable));
+  } catch (error) {
+    if (jsErrorCode(error) !== JsError.CONSUMER_NOT_FOUND) throw error;
+  }
+}
+
 /**
  * Acknowledges everything up to `seq`, without waiting for an answer: the stored offset is the truth, the floor follows.
  * JetStream takes it when `consumerSeq` is above the floor's and not above the delivered one's.

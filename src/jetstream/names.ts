@@ -55,15 +55,22 @@ export const partitionSubjects = (stream: string): string => `mr.ev.${stream}.*`
 /**
  * The durable consumer that keeps a group's position in a partition. A long name is replaced by its hash, since a
  * durable's name is also the name of a folder; the group's record keeps the name itself.
+ *
+ * @param epoch generation since which the partition has the owner it has; each has a durable of its own, so that a former
+ * owner can't take events from the next. 0: the group never had members.
  */
-export function durableName(group: string): string {
+export function durableName(group: string, epoch = 0): string {
   const token = encodeToken(group);
-  if (token.length <= 120) return `g-${token}`;
-  return `h-${createHash("sha256").update(group).digest("hex")}`;
+  const name = token.length <= 100 ? `g-${token}` : `h-${createHash("sha256").update(group).digest("hex")}`;
+  // A token has hex digits behind every `=`.
+  return epoch === 0 ? name : `${name}=g${epoch}`;
 }
 
 /** KV key of the record of a group in a stream; `streamId` is one life of the stream. */
 export const groupKey = (group: string, streamId: string): string => `rec.${encodeToken(group)}.${streamId}`;
+
+/** KV key of the members of a group in a stream. */
+export const membersKey = (group: string, streamId: string): string => `mem.${encodeToken(group)}.${streamId}`;
 
 /** KV key that says that a gateway process hands out events of the group. */
 export const groupUseKey = (group: string, streamId: string, gateway: string): string =>

@@ -48,6 +48,7 @@ export class Catalog implements AsyncDisposable {
   readonly #js: JetStream;
   readonly #bucket: Bucket<StreamRecord>;
   readonly #records = new Map<string, StreamRecord>();
+  readonly #listeners = new Map<string, Set<() => void>>();
   readonly #onDelete: DeleteHook;
   #watch: AsyncDisposable | undefined;
 
@@ -157,6 +158,16 @@ export class Catalog implements AsyncDisposable {
       .slice(0, limit);
   }
 
+  /** Calls `listener` whenever a stream changes or goes, on whichever gateway, until the returned function is called. */
+  onChange(name: string, listener: () => void): () => void {
+    const listeners = this.#listeners.get(name) ?? new Set();
+    this.#listeners.set(name, listeners.add(listener));
+    return () => {
+      listeners.delete(listener);
+      if (listeners.size === 0) this.#listeners.delete(name);
+    };
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#watch?.[Symbol.asyncDispose]();
   }
@@ -164,6 +175,7 @@ export class Catalog implements AsyncDisposable {
   #changed(change: Change<StreamRecord>): void {
     if (change.value) this.#records.set(change.key, change.value);
     else this.#records.delete(change.key);
+    for (const listener of [...(this.#listeners.get(change.key) ?? [])]) listener();
   }
 
   async #existing(

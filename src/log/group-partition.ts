@@ -1,17 +1,19 @@
 import { type Deadline, msLeft } from "../domain/deadline.ts";
-import { invalidOffset, timedOut, unavailable } from "../domain/errors.ts";
+import { invalidOffset, notPartitionOwner, timedOut, unavailable } from "../domain/errors.ts";
 import { Mutex } from "../domain/mutex.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import {
   acknowledge,
   createDurable,
   type DurableState,
+  deleteDurable,
   durableState,
   giveBack,
   resetDurable,
 } from "../jetstream/durable.ts";
 import type { Delivered, PullResult } from "../jetstream/fetch.ts";
 import type { Bucket } from "../jetstream/kv.ts";
+import { durableName, partitionStream } from "../jetstream/names.ts";
 import { partitionState } from "../jetstream/partitions.ts";
 
 /** What is stored of a group in a partition; the durable consumer beside it only follows. */
@@ -20,14 +22,19 @@ export interface OffsetRecord {
   readonly committed?: number;
   /** First offset that is handed out again when what was handed out is forgotten: after a commit the next one. */
   readonly resume: number;
+  /** The owner's epoch; one of an earlier epoch can't write any more. Absent: 0. */
+  readonly epoch?: number;
 }
 
 /** How a {@link GroupPartition} finds its place. */
 export interface GroupPartitionPlace {
+  readonly group: string;
   readonly stream: string;
   readonly partition: number;
-  readonly jsStream: string;
-  readonly durable: string;
+  /** Generation since which the partition has the owner it has; 0: the group never had members. */
+  readonly epoch: number;
+  /** The last seek by epochs: the first epoch of it or later begins at the offset. */
+  readonly seek?: { readonly generation: number; readonly offset: number } | undefined;
   /** KV key of its {@link OffsetRecord}. */
   readonly key: string;
   /** Where the group starts that has stored nothing yet. */
@@ -47,10 +54,12 @@ export class GroupPartition {
   readonly #js: JetStream;
   readonly #offsets: Bucket<OffsetRecord>;
   readonly #mutex = new Mutex();
+  readonly #jsStream: string;
+  readonly #durable: string;
   #record: OffsetRecord;
   #revision = 0;
   /** The connection for which entry and durable were last compared; 0: never. */
-  #epoch = 0;
+  #connection = 0;
   /** Events may have been handed to nobody; they are handed out again. */
   #rewind = false;
   /** Events returned by {@link giveBack}, whose second delivery is no sign of a lost consumer. */
@@ -63,6 +72,8 @@ export class GroupPartition {
     this.#js = js;
     this.#offsets = offsets;
     this.place = place;
+    this.#jsStream = partitionStream(place.stream, place.partition);
+    this.#durable = durableName(place.group, place.epoch);
     this.#record = { resume: place.start };
   }
 
@@ -74,6 +85,11 @@ export class GroupPartition {
   /** Events not handed out, as of the last contact with the durable. */
   get pending(): number {
     return this.#pending;
+  }
+
+  /** First offset that is handed out again when what was handed out is forgotten. */
+  get resume(): number {
+    return this.#record.resume;
   }
 
   get committed(): number | undefined {
@@ -90,25 +106,55 @@ export class GroupPartition {
     return this.#mutex.run(task);
   }
 
-  /** Makes durable and entry agree, where a crash or a lost connection may have come between them. */
+  /**
+   * Makes durable and entry agree, where a crash, a lost connection or a new owner may have come between them.
+   *
+   * @throws ServiceError NOT_PARTITION_OWNER when a later epoch has begun.
+   */
   async prepare(deadline: Deadline): Promise<void> {
-    if (this.#epoch === this.#js.epoch && !this.#rewind) return;
-    const epoch = this.#js.epoch;
+    if (this.#connection === this.#js.epoch && !this.#rewind) return;
+    const connection = this.#js.epoch;
     await this.#load(deadline);
-    const { jsStream, durable, ackWaitMs } = this.place;
-    const state = await createDurable(this.#js, jsStream, durable, ackWaitMs, deadline);
+    await this.#takeOver(deadline);
+    const state = await createDurable(this.#js, this.#jsStream, this.#durable, this.place.ackWaitMs, deadline);
     const { resume } = this.#record;
     if (state.floorSeq < resume || (this.#rewind && state.deliveredSeq > resume)) await this.#reset(resume, deadline);
     else this.#adopt(state);
     this.#rewind = false;
-    this.#epoch = epoch;
+    this.#connection = connection;
+  }
+
+  /** Begins the epoch: from here on, no earlier one's commit is taken and its consumer is gone. */
+  async #takeOver(deadline: Deadline): Promise<void> {
+    const { epoch, group, seek } = this.place;
+    const former = this.#record.epoch ?? 0;
+    if (former === epoch) return;
+    const began = (record: OffsetRecord) =>
+      seek !== undefined && (record.epoch ?? 0) < seek.generation ? { resume: seek.offset } : {};
+    await this.#store((record) => ({ ...record, ...began(record), epoch }), deadline);
+    await deleteDurable(this.#js, this.#jsStream, durableName(group, former), deadline);
   }
 
   /** Reads position and lag anew. */
   async refresh(deadline: Deadline): Promise<void> {
-    const state = await durableState(this.#js, this.place.jsStream, this.place.durable, deadline);
+    const state = await durableState(this.#js, this.#jsStream, this.#durable, deadline);
     if (state) this.#adopt(state);
-    else this.#epoch = 0;
+    else this.#connection = 0;
+  }
+
+  /** What is stored and where the durable stands, without taking part. */
+  async look(deadline: Deadline): Promise<{ position: number; committed: number | undefined; resume: number }> {
+    const [{ value }, state] = await Promise.all([
+      this.#offsets.get(this.place.key, deadline),
+      durableState(this.#js, this.#jsStream, this.#durable, deadline),
+    ]);
+    const { seek, epoch, start } = this.place;
+    const stored = value ?? { resume: start };
+    const sought = seek !== undefined && (stored.epoch ?? 0) < seek.generation;
+    const resume = sought ? seek.offset : stored.resume;
+    // The durable of a new epoch may not have been moved to its place yet.
+    const position = state && (stored.epoch ?? 0) === epoch ? Math.max(state.deliveredSeq, resume) : resume;
+    return { position, committed: stored.committed, resume };
   }
 
   /** Reads the stored entry anew, where another gateway may have written it. */
@@ -126,8 +172,7 @@ export class GroupPartition {
     for (let attempt = 0; ; attempt++) {
       await this.#js.whenConnected(deadline);
       await this.prepare(deadline);
-      const { jsStream, durable } = this.place;
-      const result = await this.#js.fetcher.pull(jsStream, durable, { batch, maxBytes, waitMs: 0 });
+      const result = await this.#js.fetcher.pull(this.#jsStream, this.#durable, { batch, maxBytes, waitMs: 0 });
       if (result.end === "lost") {
         // Messages may have been on their way that nobody will see: they are handed out again.
         this.#rewind = true;
@@ -136,7 +181,7 @@ export class GroupPartition {
       }
       if (result.end === "missing" && result.messages.length === 0) {
         // Gone by inactivity, or without a leader for now.
-        this.#epoch = 0;
+        this.#connection = 0;
         if (attempt >= 2) throw unavailable("the storage can't hand out events now");
         continue;
       }
@@ -180,7 +225,7 @@ export class GroupPartition {
 
   /** Waits for the first message. Not inside {@link exclusive}; what comes is to be given to {@link accept} there. */
   wait(waitMs: number, signal: AbortSignal): Promise<PullResult> {
-    return this.#js.fetcher.pull(this.place.jsStream, this.place.durable, { batch: 1, waitMs }, signal);
+    return this.#js.fetcher.pull(this.#jsStream, this.#durable, { batch: 1, waitMs }, signal);
   }
 
   /** Notes that messages were handed out. */
@@ -215,7 +260,7 @@ export class GroupPartition {
   /** Moves the position, and where handing out resumes, to `offset`. Call it inside {@link exclusive}. */
   async seek(offset: number, deadline: Deadline): Promise<void> {
     await this.prepare(deadline);
-    await this.#store({ ...this.#record, resume: offset }, deadline);
+    await this.#store((record) => ({ ...record, resume: offset }), deadline);
     await this.#reset(offset, deadline);
   }
 
@@ -246,10 +291,10 @@ export class GroupPartition {
   async commit(offset: number, deadline: Deadline): Promise<void> {
     const inOrder = this.#handedOut(offset);
     // The entry before the floor: a crash in between leaves the floor behind, and that is seen and mended.
-    await this.#store({ committed: offset, resume: offset + 1 }, deadline);
+    await this.#store((record) => ({ ...record, committed: offset, resume: offset + 1 }), deadline);
     if (!inOrder) return this.#reset(offset + 1, deadline);
     const consumerSeq = this.#lastConsumerSeq - (this.#position - (offset + 1));
-    if (consumerSeq > 0) acknowledge(this.#js, this.place.jsStream, this.place.durable, offset + 1, consumerSeq);
+    if (consumerSeq > 0) acknowledge(this.#js, this.#jsStream, this.#durable, offset + 1, consumerSeq);
   }
 
   /** Neither behind what is done nor ahead of what was handed out. */
@@ -257,27 +302,47 @@ export class GroupPartition {
     return offset + 1 >= this.#record.resume && offset < this.#position;
   }
 
-  async #load(deadline: Deadline): Promise<void> {
-    const { value, revision } = await this.#offsets.get(this.place.key, deadline);
-    this.#record = value ?? { resume: this.place.start };
+  /** Deletes the durable, for good. */
+  async remove(deadline: Deadline): Promise<void> {
+    this.#connection = 0;
+    await deleteDurable(this.#js, this.#jsStream, this.#durable, deadline);
+  }
+
+  /** What another gateway has stored, when it is newer. */
+  stored(record: OffsetRecord, revision: number): void {
+    if (revision <= this.#revision || (record.epoch ?? 0) !== this.place.epoch) return;
+    this.#record = record;
     this.#revision = revision;
   }
 
-  async #store(record: OffsetRecord, deadline: Deadline): Promise<void> {
+  async #load(deadline: Deadline): Promise<void> {
+    const { value, revision } = await this.#offsets.get(this.place.key, deadline);
+    const record = value ?? { resume: this.place.start };
+    const { epoch, stream, partition } = this.place;
+    if ((record.epoch ?? 0) > epoch) {
+      this.#connection = 0;
+      throw notPartitionOwner(`"${stream}"/${partition} has passed to another member`);
+    }
+    this.#record = record;
+    this.#revision = revision;
+  }
+
+  async #store(change: (record: OffsetRecord) => OffsetRecord, deadline: Deadline): Promise<void> {
     for (;;) {
+      const record = change(this.#record);
       const revision = await this.#offsets.put(this.place.key, record, this.#revision, deadline);
       if (revision !== undefined) {
         this.#record = record;
         this.#revision = revision;
         return;
       }
-      // Another gateway wrote it; the later call wins.
+      // Another gateway wrote it; the later call wins, unless a later epoch has begun.
       await this.#load(deadline);
     }
   }
 
   async #reset(resume: number, deadline: Deadline): Promise<void> {
-    await resetDurable(this.#js, this.place.jsStream, this.place.durable, resume + 1, deadline);
+    await resetDurable(this.#js, this.#jsStream, this.#durable, resume + 1, deadline);
     this.#returned.clear();
     this.#lastConsumerSeq = 0;
     this.#position = resume;

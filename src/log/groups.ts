@@ -1,30 +1,30 @@
-import { randomBytes } from "node:crypto";
 import type { Logger } from "pino";
 import { type Deadline, deadlineIn } from "../domain/deadline.ts";
 import { groupNotFound } from "../domain/errors.ts";
+import type { Membership } from "../domain/membership.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { type Bucket, type Change, openBucket } from "../jetstream/kv.ts";
-import {
-  durableName,
-  encodeToken,
-  GROUPS_BUCKET,
-  gatewaySubject,
-  groupKey,
-  groupUseKey,
-  OFFSETS_BUCKET,
-  offsetKey,
-  partitionStream,
-} from "../jetstream/names.ts";
+import { encodeToken, GROUPS_BUCKET, groupKey, membersKey, OFFSETS_BUCKET, offsetKey } from "../jetstream/names.ts";
 import { partitionStates } from "../jetstream/partitions.ts";
 import type { StreamRecord } from "./catalog.ts";
+import { Gateways } from "./gateways.ts";
 import { GroupPartition, type OffsetRecord } from "./group-partition.ts";
+import { type GroupUse, GroupUses } from "./group-uses.ts";
+import { Members } from "./members.ts";
+
+/** What may be set of a group in a stream. */
+export interface GroupSettings {
+  /** After it, what was handed out and not committed is handed out again. */
+  readonly ackWaitMs: number;
+  /** A member that is not heard of for so long loses its partitions. */
+  readonly sessionTimeoutMs: number;
+}
 
 /** A group in a stream, as it is stored. */
-interface GroupRecord {
+export interface GroupRecord extends GroupSettings {
   readonly group: string;
   readonly stream: string;
   readonly createdAtMs: number;
-  readonly ackWaitMs: number;
   /** First offset of each partition, fixed by the call that first named the group; partitions added later start at 0. */
   readonly start: readonly number[];
 }
@@ -33,6 +33,9 @@ interface GroupRecord {
 export interface GroupInStream {
   readonly group: string;
   readonly stream: StreamRecord;
+  readonly record: GroupRecord;
+  readonly members: Members;
+  /** A partition in its present epoch. */
   partition(index: number): GroupPartition;
   /** Whether other gateways hand out events of it too, so that what this one remembers may be out of date. */
   readonly shared: boolean;
@@ -43,69 +46,60 @@ export interface GroupInStream {
 export interface GroupsOptions {
   /** Servers that keep each record. */
   readonly replicas: number;
-  /** Of new groups: after it, what was handed out and not committed is handed out again. */
-  readonly ackWaitMs: number;
+  /** Of groups that are created without settings of their own. */
+  readonly defaults: GroupSettings;
   readonly log: Logger;
 }
 
-/** A gateway that does not answer within this is asked again later; one that has ended is known at once. */
-const PROBE_MS = 1000;
+/** How a group begins to read a stream, and what is set of it. */
+export interface GroupStart {
+  /** A word, or the first offset of each partition. */
+  readonly start: "earliest" | "latest" | readonly number[];
+  readonly settings?: Partial<GroupSettings>;
+}
+
+/** Members of gateways that have ended are looked for at most this often. */
+const SWEEP_MS = 1000;
 
 /**
- * The consumer groups. Groups, their start and their commits are in JetStream; a gateway keeps only what it can learn
+ * The consumer groups. Groups, their start, members and commits are in JetStream; a gateway keeps only what it can learn
  * anew.
- *
- * Every gateway notes which groups it hands out. One that was killed may have taken events that no caller received, so
- * whoever next uses the group finds the note, sees that its gateway is gone, and hands out again what is not committed.
  */
 export class Groups implements AsyncDisposable {
-  readonly #js: JetStream;
+  readonly gateways: Gateways;
+  readonly js: JetStream;
   readonly #records: Bucket<GroupRecord>;
-  readonly #uses: Bucket<{ since: number }>;
+  readonly #memberships: Bucket<Membership>;
   readonly #offsets: Bucket<OffsetRecord>;
   readonly #log: Logger;
-  readonly #ackWaitMs: number;
-  readonly #gateway = randomBytes(6).toString("hex");
+  readonly #defaults: GroupSettings;
   readonly #open = new Map<string, OpenGroup>();
   readonly #opening = new Map<string, Promise<OpenGroup | undefined>>();
-  /** Other gateways that use a group in a stream, by the key's middle. */
-  readonly #others = new Map<string, Set<string>>();
-  #watch: AsyncDisposable | undefined;
+  readonly #owned = new AsyncDisposableStack();
+  #uses!: GroupUses;
 
-  private constructor(
-    js: JetStream,
-    records: Bucket<GroupRecord>,
-    offsets: Bucket<OffsetRecord>,
-    options: GroupsOptions,
-  ) {
-    this.#js = js;
-    this.#records = records;
-    this.#uses = records as unknown as Bucket<{ since: number }>;
+  private constructor(js: JetStream, records: Bucket<unknown>, offsets: Bucket<OffsetRecord>, options: GroupsOptions) {
+    this.js = js;
+    this.gateways = new Gateways(js);
+    this.#records = records as Bucket<GroupRecord>;
+    this.#memberships = records as Bucket<Membership>;
     this.#offsets = offsets;
     this.#log = options.log;
-    this.#ackWaitMs = options.ackWaitMs;
+    this.#defaults = options.defaults;
   }
 
   static async open(js: JetStream, options: GroupsOptions): Promise<Groups> {
-    const records = await openBucket<GroupRecord>(js, GROUPS_BUCKET, options.replicas);
-    const groups = new Groups(
-      js,
-      records,
-      await openBucket<OffsetRecord>(js, OFFSETS_BUCKET, options.replicas),
-      options,
-    );
-    js.nc.subscribe(gatewaySubject(groups.#gateway), { callback: (_error, msg) => void msg.respond() });
-    groups.#watch = await groups.#uses.watch("use.>", (change) => groups.#useChanged(change));
+    const records = await openBucket<unknown>(js, GROUPS_BUCKET, options.replicas);
+    const offsets = await openBucket<OffsetRecord>(js, OFFSETS_BUCKET, options.replicas);
+    const groups = new Groups(js, records, offsets, options);
+    groups.#uses = groups.#owned.use(await GroupUses.open(records as Bucket<GroupUse>, groups.gateways));
+    groups.#owned.use(await groups.#memberships.watch("mem.>", (change) => groups.#membersChanged(change)));
+    groups.#owned.use(await groups.#records.watch("rec.>", (change) => groups.#recordChanged(change)));
     return groups;
   }
 
-  /** The group in a stream, created with the given start if it is new there. */
-  async join(
-    group: string,
-    stream: StreamRecord,
-    start: "earliest" | "latest",
-    deadline: Deadline,
-  ): Promise<GroupInStream> {
+  /** The group in a stream, created if it is new there. */
+  async join(group: string, stream: StreamRecord, start: GroupStart, deadline: Deadline): Promise<GroupInStream> {
     return (await this.#opened(group, stream, start, deadline))!;
   }
 
@@ -113,38 +107,76 @@ export class Groups implements AsyncDisposable {
   async find(group: string, stream: StreamRecord, deadline: Deadline): Promise<GroupInStream> {
     const found = await this.#opened(group, stream, undefined, deadline);
     if (found) return found;
-    if (!(await this.exists(group, deadline))) throw groupNotFound(group);
-    return this.join(group, stream, "earliest", deadline);
+    if ((await this.records(group, deadline)).length === 0) throw groupNotFound(group);
+    return this.join(group, stream, { start: "earliest" }, deadline);
   }
 
-  /** Whether the group has read any stream. */
-  async exists(group: string, deadline: Deadline): Promise<boolean> {
-    return (await this.#records.keys(`rec.${encodeToken(group)}.*`, deadline)).length > 0;
+  /** The group in a stream, or undefined when it has never read it. */
+  get(group: string, stream: StreamRecord, deadline: Deadline): Promise<GroupInStream | undefined> {
+    return this.#opened(group, stream, undefined, deadline);
+  }
+
+  /** The records of a group, one for each stream that it reads; of all groups when `group` is undefined. */
+  async records(group: string | undefined, deadline: Deadline): Promise<GroupRecord[]> {
+    const keys = await this.#records.keys(`rec.${group === undefined ? "*" : encodeToken(group)}.*`, deadline);
+    const found = await Promise.all(keys.map((key) => this.#records.get(key, deadline)));
+    return found.flatMap(({ value }) => (value ? [value] : []));
+  }
+
+  /** Removes a group from a stream with all that it keeps. */
+  async delete(open: GroupInStream, deadline: Deadline): Promise<void> {
+    const { group, stream } = open;
+    for (let index = 0; index < stream.partitions; index++) await open.partition(index).remove(deadline);
+    await this.#offsets.purge(`${encodeToken(group)}.${stream.id}.*`, deadline);
+    await this.#records.purge(`use.${encodeToken(group)}.${stream.id}.*`, deadline);
+    // Deleted, not purged: other gateways are told.
+    await this.#records.delete(membersKey(group, stream.id), deadline);
+    await this.#records.delete(groupKey(group, stream.id), deadline);
+    this.#open.delete(groupKey(group, stream.id));
   }
 
   /** Removes everything that groups keep about a stream. */
   async forgetStream(stream: StreamRecord, deadline: Deadline): Promise<void> {
-    await this.#records.purge(`rec.*.${stream.id}`, deadline);
+    for (const kind of ["rec.*", "mem.*"]) await this.#records.purge(`${kind}.${stream.id}`, deadline);
     await this.#records.purge(`use.*.${stream.id}.*`, deadline);
     await this.#offsets.purge(`*.${stream.id}.*`, deadline);
     for (const [key, open] of this.#open) if (open.stream.id === stream.id) this.#open.delete(key);
   }
 
+  /** Takes out members whose stream was held by a gateway that has ended; at most once a second. */
+  sweep(open: GroupInStream): void {
+    const now = performance.now();
+    if (!(open instanceof OpenGroup) || now - open.sweptAt < SWEEP_MS) return;
+    open.sweptAt = now;
+    const sessions = open.members.state?.members.map(({ session }) => session?.split(".")[0]) ?? [];
+    for (const gateway of new Set(sessions)) {
+      if (gateway === undefined || gateway === this.gateways.own) continue;
+      void (async () => {
+        if (!(await this.gateways.lives(gateway))) await open.members.forgetGateway(gateway, deadlineIn(SWEEP_MS));
+      })().catch((error: unknown) => this.#log.warn({ err: error }, "members of an ended gateway are still there"));
+    }
+  }
+
+  /** Follows the commits of a group that other gateways store, until the result is disposed. */
+  followCommits(open: GroupInStream): Promise<AsyncDisposable> {
+    return this.#offsets.watch(`${encodeToken(open.group)}.${open.stream.id}.*`, ({ key, value, revision }) => {
+      if (value) open.partition(Number(key.split(".").at(-1))).stored(value, revision);
+    });
+  }
+
   /** Takes back this gateway's notes: everything it took has reached its caller or was given back. */
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#watch?.[Symbol.asyncDispose]();
     const deadline = deadlineIn(2000);
     await Promise.allSettled(
-      [...this.#open.values()].map((open) =>
-        this.#uses.delete(groupUseKey(open.group, open.stream.id, this.#gateway), deadline),
-      ),
+      [...this.#open.values()].map((open) => this.#uses.unnote(open.group, open.stream.id, deadline)),
     );
+    await this.#owned.disposeAsync();
   }
 
   async #opened(
     group: string,
     stream: StreamRecord,
-    start: "earliest" | "latest" | undefined,
+    start: GroupStart | undefined,
     deadline: Deadline,
   ): Promise<OpenGroup | undefined> {
     const key = groupKey(group, stream.id);
@@ -168,94 +200,73 @@ export class Groups implements AsyncDisposable {
   async #openGroup(
     group: string,
     stream: StreamRecord,
-    start: "earliest" | "latest" | undefined,
+    start: GroupStart | undefined,
     deadline: Deadline,
   ): Promise<OpenGroup | undefined> {
     const key = groupKey(group, stream.id);
     let { value: record, revision } = await this.#records.get(key, deadline);
     if (!record) {
       if (start === undefined) return undefined;
-      const states = start === "latest" ? await partitionStates(this.#js, stream, deadline) : [];
       record = {
+        ...this.#defaults,
+        ...start.settings,
         group,
         stream: stream.name,
         createdAtMs: Date.now(),
-        ackWaitMs: this.#ackWaitMs,
-        start: states.map((state) => state.endOffset),
+        start: await this.#startOffsets(stream, start.start, deadline),
       };
       // When another call came first, its start is the group's.
       if ((await this.#records.put(key, record, revision, deadline)) === undefined)
         ({ value: record = record, revision } = await this.#records.get(key, deadline));
     }
-    await this.#uses.set(groupUseKey(group, stream.id, this.#gateway), { since: Date.now() }, deadline);
+    const others = await this.#uses.note(group, stream.id, deadline);
+    const members = new Members(this.#memberships, membersKey(group, stream.id), record.sessionTimeoutMs);
+    await members.reload(deadline);
     const present = this.#open.get(key);
     if (present) return present;
-    const others = await this.#records.keys(`use.${encodeToken(group)}.${stream.id}.*`, deadline);
-    for (const other of others) this.#noteUse(other);
-    const open = new OpenGroup(this.#js, this.#offsets, record, stream, this.#othersOf(group, stream.id));
+    const open = new OpenGroup(this.js, this.#offsets, record, stream, members, others);
     this.#open.set(key, open);
     return open;
   }
 
+  async #startOffsets(
+    stream: StreamRecord,
+    start: GroupStart["start"],
+    deadline: Deadline,
+  ): Promise<readonly number[]> {
+    if (start === "earliest") return [];
+    if (start !== "latest") return start;
+    return (await partitionStates(this.js, stream, deadline)).map((state) => state.endOffset);
+  }
+
   /** Looks which of the other gateways have ended; what they took and nobody committed is handed out again. */
   async #forgetDead(open: OpenGroup): Promise<void> {
-    for (const other of [...open.others]) {
-      if (await this.#lives(other)) continue;
-      this.#log.info(
-        { group: open.group, stream: open.stream.name, gateway: other },
-        "a gateway of the group has ended",
-      );
-      open.forgetHandedOut();
-      open.others.delete(other);
-      await this.#uses.delete(groupUseKey(open.group, open.stream.id, other), deadlineIn(PROBE_MS)).catch(() => {});
-    }
+    const dead = await this.#uses.forgetDead(open.group, open.stream.id, open.others);
+    if (dead.length === 0) return;
+    this.#log.info({ group: open.group, stream: open.stream.name, gateways: dead }, "gateways of the group have ended");
+    open.forgetHandedOut();
   }
 
-  async #lives(gateway: string): Promise<boolean> {
-    try {
-      await this.#js.nc.request(gatewaySubject(gateway), undefined, { timeout: PROBE_MS });
-      return true;
-    } catch (error) {
-      // Nobody listens: its connection is closed. Silence says nothing.
-      return !/no responders/i.test((error as Error).message);
-    }
+  #membersChanged(change: Change<Membership>): void {
+    this.#open.get(`rec${change.key.slice(3)}`)?.members.changed(change);
   }
 
-  #useChanged(change: Change<{ since: number }>): void {
-    if (change.value) this.#noteUse(change.key);
-    else {
-      const [, token, streamId, gateway] = change.key.split(".");
-      this.#others.get(`${token}.${streamId}`)?.delete(gateway!);
-    }
-  }
-
-  #noteUse(key: string): void {
-    const [, token, streamId, gateway] = key.split(".");
-    if (gateway !== this.#gateway) this.#othersByKey(`${token}.${streamId}`).add(gateway!);
-  }
-
-  #othersOf(group: string, streamId: string): Set<string> {
-    return this.#othersByKey(`${encodeToken(group)}.${streamId}`);
-  }
-
-  #othersByKey(key: string): Set<string> {
-    let others = this.#others.get(key);
-    if (!others) {
-      others = new Set();
-      this.#others.set(key, others);
-    }
-    return others;
+  #recordChanged({ key, value }: Change<GroupRecord>): void {
+    if (value) this.#open.get(key)?.adopt(value);
+    else this.#open.delete(key);
   }
 }
 
 class OpenGroup implements GroupInStream {
   readonly group: string;
-  stream: StreamRecord;
+  readonly members: Members;
   readonly others: Set<string>;
+  stream: StreamRecord;
+  record: GroupRecord;
   turn = 0;
+  sweptAt = Number.NEGATIVE_INFINITY;
   readonly #js: JetStream;
   readonly #offsets: Bucket<OffsetRecord>;
-  readonly #record: GroupRecord;
   readonly #partitions: GroupPartition[] = [];
 
   constructor(
@@ -263,13 +274,15 @@ class OpenGroup implements GroupInStream {
     offsets: Bucket<OffsetRecord>,
     record: GroupRecord,
     stream: StreamRecord,
+    members: Members,
     others: Set<string>,
   ) {
     this.#js = js;
     this.#offsets = offsets;
-    this.#record = record;
+    this.record = record;
     this.group = record.group;
     this.stream = stream;
+    this.members = members;
     this.others = others;
   }
 
@@ -277,20 +290,31 @@ class OpenGroup implements GroupInStream {
     return this.others.size > 0;
   }
 
+  adopt(record: GroupRecord): void {
+    this.record = record;
+    this.members.sessionTimeoutMs = record.sessionTimeoutMs;
+  }
+
   forgetHandedOut(): void {
     for (let index = 0; index < this.stream.partitions; index++) this.partition(index).forgetHandedOut();
   }
 
   partition(index: number): GroupPartition {
-    this.#partitions[index] ??= new GroupPartition(this.#js, this.#offsets, {
-      stream: this.stream.name,
-      partition: index,
-      jsStream: partitionStream(this.stream.name, index),
-      durable: durableName(this.group),
-      key: offsetKey(this.group, this.stream.id, index),
-      start: this.#record.start[index] ?? 0,
-      ackWaitMs: this.#record.ackWaitMs,
-    });
-    return this.#partitions[index];
+    const { since: epoch, seek } = this.members.holding(index) ?? { since: 0 };
+    let partition = this.#partitions[index];
+    if (partition?.place.epoch !== epoch) {
+      partition = new GroupPartition(this.#js, this.#offsets, {
+        group: this.group,
+        stream: this.stream.name,
+        partition: index,
+        epoch,
+        seek,
+        key: offsetKey(this.group, this.stream.id, index),
+        start: this.record.start[index] ?? 0,
+        ackWaitMs: this.record.ackWaitMs,
+      });
+      this.#partitions[index] = partition;
+    }
+    return partition;
   }
 }

@@ -1,17 +1,17 @@
-import { type Deadline, deadlineIn, msLeft } from "../domain/deadline.ts";
-import { invalidOffset, partitionNotFound } from "../domain/errors.ts";
+import { type Deadline, deadlineIn, msLeft, pauseUntil } from "../domain/deadline.ts";
+import { ErrorCode, invalidOffset, partitionNotFound, ServiceError } from "../domain/errors.ts";
 import type { StoredEvent } from "../domain/event.ts";
 import { mapLimit } from "../domain/map-limit.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import type { Delivered } from "../jetstream/fetch.ts";
 import { partitionStates } from "../jetstream/partitions.ts";
+import { type Claim, claim, type Reader } from "./claim.ts";
 import { decodeEvent, eventBytes } from "./decode.ts";
 import type { GroupPartition } from "./group-partition.ts";
-import type { GroupInStream } from "./groups.ts";
+import type { GroupInStream, Groups } from "./groups.ts";
 
 export interface PollOptions {
-  /** Undefined: all. */
-  readonly partitions: readonly number[] | undefined;
+  readonly reader: Reader;
   /** Moves the position of the polled partitions there first. */
   readonly seekTo: number | undefined;
   /** Most events, from 1. */
@@ -44,6 +44,8 @@ export interface PollResult {
   readonly partitions: PolledPartition[];
   readonly lag: number;
   readonly nextOffset: number;
+  /** What is assigned to the member that polled, and the generation of its commits. */
+  readonly assignment: Claim["assignment"];
   /** Returns the events, in order, when the answer could not be sent. */
   giveBack(): Promise<void>;
 }
@@ -54,29 +56,72 @@ const PARALLEL = 64;
 const SMALLEST_SHARE = 64;
 
 /** Hands out a group's next events and moves its position past them. @throws ServiceError. */
-export async function poll(js: JetStream, group: GroupInStream, options: PollOptions): Promise<PollResult> {
+export async function poll(groups: Groups, group: GroupInStream, options: PollOptions): Promise<PollResult> {
   const { stream } = group;
-  const indexes = options.partitions
-    ? [...new Set(options.partitions)].sort((a, b) => a - b)
-    : range(stream.partitions);
-  for (const index of indexes)
+  const { reader } = options;
+  for (const index of reader.partitions ?? [])
     if (index >= stream.partitions) throw partitionNotFound(stream.name, index, stream.partitions);
-  const partitions = indexes.map((index) => group.partition(index));
-  if (options.seekTo !== undefined) await seek(js, group, partitions, options.seekTo, options.deadline);
-
-  const run = new Poll(group, partitions, options);
-  try {
-    await run.take();
-    const waitUntil = deadlineIn(options.waitMs);
-    while (run.events.length === 0 && msLeft(waitUntil) > 0 && !options.signal.aborted && !options.draining.aborted) {
-      if (await run.wait(waitUntil)) await run.take();
+  const workMs = msLeft(options.deadline);
+  let { seekTo } = options;
+  let waitMs = options.waitMs;
+  let { deadline } = options;
+  for (let attempt = 0; ; ) {
+    const claimed = await claim(groups, group, reader, deadline);
+    const changes = new Changes(group, claimed, options);
+    const run = new Poll(group, claimed, options, deadline);
+    try {
+      if (seekTo !== undefined && claimed.partitions.length > 0) {
+        await seek(groups.js, group, claimed.partitions, seekTo, deadline);
+        seekTo = undefined;
+      }
+      await run.take();
+      const waitUntil = deadlineIn(waitMs);
+      // A member renews its lease while it waits, and learns what others leave to it.
+      const until = reader.member ? Math.min(waitUntil, deadlineIn(group.members.renewMs)) : waitUntil;
+      while (run.events.length === 0 && msLeft(until) > 0 && !changes.signal.aborted) {
+        const came = await run.wait(until, changes.signal);
+        deadline = deadlineIn(workMs);
+        if (came) await run.take(deadline);
+      }
+      if (options.signal.aborted) throw options.signal.reason;
+      if (options.autoCommit) await run.commit();
+      waitMs = msLeft(waitUntil);
+      if (run.events.length > 0 || waitMs === 0 || options.draining.aborted) return await run.result();
+    } catch (error) {
+      await run.giveBack();
+      // Another gateway knew of a change before this one.
+      if (!isNotOwner(error) || ++attempt > 5) throw error;
+      await group.members.reload(deadline);
+    } finally {
+      changes.close();
     }
-    if (options.signal.aborted) throw options.signal.reason;
-    if (options.autoCommit) await run.commit();
-    return await run.result();
-  } catch (error) {
-    await run.giveBack();
-    throw error;
+  }
+}
+
+/** Ends the waits of a poll: its caller is gone, the gateway drains, or what it may read has changed. */
+class Changes {
+  readonly #over = new AbortController();
+  readonly #ends: readonly AbortSignal[];
+  readonly #end = () => this.#over.abort(WAIT_OVER);
+  readonly #unlisten: () => void;
+
+  constructor(group: GroupInStream, { state }: Claim, { signal, draining }: PollOptions) {
+    this.#ends = [signal, draining];
+    for (const each of this.#ends) {
+      if (each.aborted) this.#end();
+      else each.addEventListener("abort", this.#end, { once: true });
+    }
+    this.#unlisten = group.members.onChange(this.#end);
+    if (group.members.state !== state) this.#end();
+  }
+
+  get signal(): AbortSignal {
+    return this.#over.signal;
+  }
+
+  close(): void {
+    this.#unlisten();
+    for (const each of this.#ends) each.removeEventListener("abort", this.#end);
   }
 }
 
@@ -112,20 +157,26 @@ class Poll {
   #turn: number;
   /** Position and lag of a partition are as of this poll. */
   readonly #fresh: boolean[];
+  readonly #claim: Claim;
+  #deadline: Deadline;
   #bytes = 0;
   #full = false;
 
-  constructor(group: GroupInStream, partitions: readonly GroupPartition[], options: PollOptions) {
+  constructor(group: GroupInStream, claimed: Claim, options: PollOptions, deadline: Deadline) {
+    const { partitions } = claimed;
     this.#group = group;
+    this.#claim = claimed;
     this.#partitions = partitions;
     this.#options = options;
+    this.#deadline = deadline;
     this.#taken = partitions.map(() => []);
     this.#fresh = partitions.map(() => false);
-    this.#turn = group.turn++ % partitions.length;
+    this.#turn = partitions.length > 0 ? group.turn++ % partitions.length : 0;
   }
 
   /** Takes what is there, in rounds over the partitions that may have more, until nothing is or enough is taken. */
-  async take(): Promise<void> {
+  async take(deadline = this.#deadline): Promise<void> {
+    this.#deadline = deadline;
     const count = this.#partitions.length;
     let open = range(count).map((i) => (this.#turn + i) % count);
     let lanes = 0;
@@ -143,12 +194,12 @@ class Poll {
   }
 
   /** Waits until some partition has an event. @returns whether one came. */
-  async wait(until: Deadline): Promise<boolean> {
+  async wait(until: Deadline, signal: AbortSignal): Promise<boolean> {
     const over = new AbortController();
     const stop = () => over.abort(WAIT_OVER);
-    const ends = [this.#options.signal, this.#options.draining];
-    for (const end of ends) end.addEventListener("abort", stop, { once: true });
+    signal.addEventListener("abort", stop, { once: true });
     try {
+      if (this.#partitions.length === 0) await pauseUntil(until, over.signal);
       const waits = this.#partitions.map(async (partition, place) => {
         const result = await partition.wait(Math.max(1, Math.ceil(msLeft(until))), over.signal);
         if (result.messages.length > 0 || result.end !== "empty") stop();
@@ -162,7 +213,7 @@ class Poll {
       this.#sort();
       return came;
     } finally {
-      for (const end of ends) end.removeEventListener("abort", stop);
+      signal.removeEventListener("abort", stop);
     }
   }
 
@@ -170,12 +221,12 @@ class Poll {
   async commit(): Promise<void> {
     await mapLimit(this.#partitions, PARALLEL, async (partition, place) => {
       const last = this.#taken[place]!.at(-1);
-      if (last) await partition.exclusive(() => partition.commit(last.seq - 1, this.#options.deadline));
+      if (last) await partition.exclusive(() => partition.commit(last.seq - 1, this.#deadline));
     });
   }
 
   async result(): Promise<PollResult> {
-    const { deadline } = this.#options;
+    const deadline = this.#deadline;
     await mapLimit(this.#partitions, PARALLEL, async (partition, place) => {
       if (this.#fresh[place] && !(this.#group.shared && this.#taken[place]!.length === 0)) return;
       await partition.exclusive(async () => {
@@ -196,7 +247,8 @@ class Poll {
       events: this.events,
       partitions,
       lag: partitions.reduce((sum, { lag }) => sum + lag, 0),
-      nextOffset: last ? last.offset + 1 : partitions[0]!.nextOffset,
+      nextOffset: last ? last.offset + 1 : (partitions[0]?.nextOffset ?? 0),
+      assignment: this.#claim.assignment,
       giveBack: () => this.giveBack(),
     };
   }
@@ -215,7 +267,7 @@ class Poll {
     const partition = this.#partitions[place]!;
     return partition.exclusive(async () => {
       if (this.#options.signal.aborted) return false;
-      const { deadline } = this.#options;
+      const deadline = this.#deadline;
       let { messages, end } = await partition.pull(batch, maxBytes, deadline);
       // The next event alone is too large: handed out all the same when it would be the only one.
       if (end === "tooLarge" && messages.length === 0 && this.events.length === 0)
@@ -266,6 +318,9 @@ class Poll {
 
 /** A ready-made reason: an abort without one builds an exception with a stack. */
 const WAIT_OVER = new Error("the wait is over");
+
+const isNotOwner = (error: unknown): boolean =>
+  error instanceof ServiceError && error.code === ErrorCode.NOT_PARTITION_OWNER;
 
 const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
 

@@ -5,9 +5,10 @@ import type { StoredEvent } from "../domain/event.ts";
 import { compileFilter } from "../domain/expression.ts";
 import { DEFAULT_POLL_BYTES, DEFAULT_POLL_LIMIT, DEFAULT_POLL_TIMEOUT_MS } from "../domain/limits.ts";
 import { groupNameFault } from "../domain/names.ts";
+import { parsePosition } from "../domain/position.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import type { Catalog } from "../log/catalog.ts";
-import { type CommitEntry, commit } from "../log/commit.ts";
+import { type CommitEntry, type Committer, commit } from "../log/commit.ts";
 import type { Groups } from "../log/groups.ts";
 import { type PollResult, poll } from "../log/poll.ts";
 import { type ReadResult, readPartition, type StartOffset } from "../log/read.ts";
@@ -42,18 +43,20 @@ export class Consumer {
   async poll(request: PollRequest, deadline: Deadline, signal: AbortSignal): Promise<PollResult> {
     checkGroupName("consumerGroup", request.consumerGroup);
     const start = parseOffset(request.offset);
-    if (request.consumerId !== undefined)
-      throw invalidArgument("consumerId", "this version has groups without members only; leave it out");
+    if (request.consumerId !== undefined) checkGroupName("consumerId", request.consumerId);
     const filter = this.#filter(request.filter);
     const stream = await this.#catalog.find(request.streamName, deadline);
     const group = await this.#groups.join(
       request.consumerGroup,
       stream,
-      start === "latest" ? "latest" : "earliest",
+      { start: start === "latest" ? "latest" : "earliest" },
       deadline,
     );
-    return poll(this.#js, group, {
-      partitions: request.partition.length > 0 ? request.partition : undefined,
+    return poll(this.#groups, group, {
+      reader: {
+        ...(request.consumerId === undefined ? {} : { member: { id: request.consumerId } }),
+        ...(request.partition.length > 0 ? { partitions: request.partition } : {}),
+      },
       seekTo: typeof start === "number" ? start : undefined,
       limit: request.limit ?? DEFAULT_POLL_LIMIT,
       maxBytes: request.maxBytes ?? DEFAULT_POLL_BYTES,
@@ -82,9 +85,10 @@ export class Consumer {
   }
 
   /** Stores what a group has processed. @throws ServiceError. */
-  async commit(group: string, entries: readonly CommitEntry[], deadline: Deadline): Promise<void> {
+  async commit(group: string, entries: readonly CommitEntry[], by: Committer, deadline: Deadline): Promise<void> {
     checkGroupName("consumerGroup", group);
-    await commit(this.#catalog, this.#groups, group, entries, deadline);
+    if (by.memberId !== undefined) checkGroupName("consumerId", by.memberId);
+    await commit(this.#catalog, this.#groups, group, entries, by, deadline);
   }
 
   #filter(text: string | undefined): Filter | undefined {
@@ -99,18 +103,16 @@ export class Consumer {
   }
 }
 
-const DIGITS = /^[0-9]{1,16}$/;
-
 /** @throws ServiceError INVALID_OFFSET for what is neither a word nor a whole number below 2^53. */
 function parseOffset(text: string | undefined): StartOffset {
   if (text === undefined || text === "") return "earliest";
-  if (text === "earliest" || text === "latest") return text;
-  const offset = DIGITS.test(text) ? Number(text) : Number.NaN;
-  if (!Number.isSafeInteger(offset)) throw invalidOffset(`offset "${text}" is not earliest, latest or a whole number`);
-  return offset;
+  const position = parsePosition(text);
+  if (typeof position === "object") throw invalidOffset(`offset "${text}" is not earliest, latest or a whole number`);
+  return position;
 }
 
-function checkGroupName(field: string, name: string): void {
+/** @throws ServiceError INVALID_ARGUMENT for a name of a group or member that can't be one. */
+export function checkGroupName(field: string, name: string): void {
   const fault = groupNameFault(name);
   if (fault) throw invalidArgument(field, fault);
 }

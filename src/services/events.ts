@@ -23,6 +23,7 @@ import { toCompactJson } from "../domain/json.ts";
 import { DEFAULT_CALL_TIMEOUT_MS } from "../domain/limits.ts";
 import { isStreamName } from "../domain/names.ts";
 import type { Outcome } from "../log/append.ts";
+import type { PollResult } from "../log/poll.ts";
 import type { Consumer } from "./consumer.ts";
 import { type CallContext, deadlineOf } from "./deadline.ts";
 import { eventsField } from "./event-bytes.ts";
@@ -30,7 +31,10 @@ import { type Producer, parseIdempotencyKey } from "./producer.ts";
 import { valueOfJson } from "./value.ts";
 
 /** The EventService over messages; REST's hot paths call {@link Producer} and {@link Consumer} themselves. */
-export function eventService(producer: Producer, consumer: Consumer): ServiceImpl<typeof EventService> {
+export function eventService(
+  producer: Producer,
+  consumer: Consumer,
+): Omit<ServiceImpl<typeof EventService>, "subscribe"> {
   return {
     async publish(request, context) {
       const key = parseIdempotencyKey(context.requestHeader.get("idempotency-key"));
@@ -92,6 +96,7 @@ export function eventService(producer: Producer, consumer: Consumer): ServiceImp
         metadata: {
           consumerGroup: request.consumerGroup,
           lag: BigInt(result.lag),
+          ...assignmentFields(request.consumerId, result.assignment),
           nextOffset: BigInt(result.nextOffset),
           partitions: result.partitions.map((each) => ({
             partition: each.partition,
@@ -116,6 +121,12 @@ export function eventService(producer: Producer, consumer: Consumer): ServiceImp
       return withEvents(answer, events, request.payload, context);
     },
   };
+}
+
+function assignmentFields(consumerId: string | undefined, assignment: PollResult["assignment"]) {
+  if (consumerId === undefined || assignment === undefined) return {};
+  const generation = BigInt(assignment.generation);
+  return { generation, assignment: { consumerId, generation, partitions: [...assignment.partitions] } };
 }
 
 /** A batch's own time, within the call's. */

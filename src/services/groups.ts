@@ -1,26 +1,210 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
 import type { ServiceImpl } from "@connectrpc/connect";
-import { CommitStatus, type ConsumerGroupService } from "../../gen/millrace/v1/consumers_pb.js";
-import { ErrorCode, invalidOffset, ServiceError } from "../domain/errors.ts";
-import type { Consumer } from "./consumer.ts";
+import {
+  CommitStatus,
+  type ConsumerGroupSchema,
+  type ConsumerGroupService,
+  ConsumerGroupState,
+  type SeekRequest,
+} from "../../gen/millrace/v1/consumers_pb.js";
+import { DeleteStatus } from "../../gen/millrace/v1/streams_pb.js";
+import type { Deadline } from "../domain/deadline.ts";
+import { ErrorCode, groupNotFound, invalidArgument, invalidOffset, ServiceError } from "../domain/errors.ts";
+import { ownedBy } from "../domain/membership.ts";
+import { type Position, parsePosition } from "../domain/position.ts";
+import type { Catalog } from "../log/catalog.ts";
+import { createGroup, describeGroup, type GroupDescription, seekGroup, streamsOf } from "../log/group-admin.ts";
+import type { GroupInStream, GroupSettings, Groups } from "../log/groups.ts";
+import { type Consumer, checkGroupName } from "./consumer.ts";
 import { deadlineOf } from "./deadline.ts";
+import { createdKey } from "./streams.ts";
 
-/** Keeps what consumer groups have processed. */
-export function groupService(consumer: Consumer): ServiceImpl<typeof ConsumerGroupService> {
+const DEFAULT_PAGE = 100;
+/** Describing or moving a group in a thousand partitions takes a while. */
+const ADMIN_TIMEOUT_MS = 60_000;
+
+/** Keeps what consumer groups have processed, and lets operators see and move them. */
+export function groupService(
+  consumer: Consumer,
+  catalog: Catalog,
+  groups: Groups,
+): ServiceImpl<typeof ConsumerGroupService> {
+  const described = async (group: string, found: readonly GroupInStream[], deadline: Deadline) => {
+    const streams = await Promise.all(found.map((open) => describeGroup(groups, open, deadline)));
+    return { group: groupMessage(group, streams) };
+  };
+
   return {
-    async commit(request, context) {
-      if (request.consumerId !== undefined)
+    async createConsumerGroup(request, context) {
+      const { consumerGroup } = request;
+      checkGroupName("consumerGroup", consumerGroup);
+      const deadline = deadlineOf(context, ADMIN_TIMEOUT_MS);
+      const start = request.offset ? parsePosition(request.offset) : "earliest";
+      const { ackWait, sessionTimeout } = request.config ?? {};
+      const settings: Partial<GroupSettings> = {
+        ...(ackWait === undefined ? {} : { ackWaitMs: ackWait }),
+        ...(sessionTimeout === undefined ? {} : { sessionTimeoutMs: sessionTimeout }),
+      };
+      const stream = await catalog.find(request.stream, deadline);
+      const { open, created } = await createGroup(groups, consumerGroup, stream, start, settings, deadline);
+      if (!created && !has(open, settings))
         throw new ServiceError(
-          ErrorCode.NOT_PARTITION_OWNER,
-          `"${request.consumerId}" is no member of "${request.consumerGroup}"; a group without members commits without consumerId`,
+          ErrorCode.ALREADY_EXISTS,
+          `consumer group "${consumerGroup}" exists in "${stream.name}" with other settings`,
         );
+      context.values.set(createdKey, created);
+      return described(consumerGroup, [open], deadline);
+    },
+
+    async listConsumerGroups(request, context) {
+      const deadline = deadlineOf(context);
+      const size = request.pageSize ?? DEFAULT_PAGE;
+      const records = await groups.records(undefined, deadline);
+      const byGroup = Map.groupBy(
+        records.filter(({ stream }) => catalog.known(stream)),
+        ({ group }) => group,
+      );
+      const names = [...byGroup.keys()]
+        .filter((name) => name.startsWith(request.prefix) && name > request.pageToken)
+        .filter((name) => !request.stream || byGroup.get(name)!.some(({ stream }) => stream === request.stream))
+        .sort();
+      const page = names.slice(0, size);
+      const consumerGroups = await Promise.all(
+        page.map(async (name) => {
+          const open = await streamsOf(catalog, groups, name, undefined, deadline).catch(() => []);
+          const states = await Promise.all(open.map(({ members }) => members.live(deadline)));
+          return {
+            consumerGroup: name,
+            streams: open.map(({ stream }) => stream.name),
+            members: states.reduce((sum, state) => sum + (state?.members.length ?? 0), 0),
+          };
+        }),
+      );
+      return { consumerGroups, ...(names.length > size ? { nextPageToken: page.at(-1)! } : {}) };
+    },
+
+    async getConsumerGroup(request, context) {
+      const deadline = deadlineOf(context, ADMIN_TIMEOUT_MS);
+      const { consumerGroup } = request;
+      if (request.stream !== undefined) await catalog.find(request.stream, deadline);
+      const found = await streamsOf(catalog, groups, consumerGroup, request.stream, deadline);
+      return described(consumerGroup, found, deadline);
+    },
+
+    async deleteConsumerGroup(request, context) {
+      const deadline = deadlineOf(context, ADMIN_TIMEOUT_MS);
+      const { consumerGroup } = request;
+      if (request.stream !== undefined) await catalog.find(request.stream, deadline);
+      for (const open of await streamsOf(catalog, groups, consumerGroup, request.stream, deadline))
+        await groups.delete(open, deadline);
+      return { status: DeleteStatus.DELETED, consumerGroup };
+    },
+
+    async seek(request, context) {
+      const deadline = deadlineOf(context, ADMIN_TIMEOUT_MS);
+      const position = seekPosition(request);
+      const partitions = [...request.partitions, ...(request.partition === undefined ? [] : [request.partition])];
+      const stream = await catalog.find(request.stream, deadline);
+      const open = await groups.find(request.consumerGroup, stream, deadline);
+      const moved = await seekGroup(groups, open, partitions.length > 0 ? partitions : undefined, position, deadline);
+      return {
+        consumerGroup: request.consumerGroup,
+        stream: stream.name,
+        partitions: moved.map((each) => ({ partition: each.partition, position: BigInt(each.position) })),
+      };
+    },
+
+    async heartbeat(request, context) {
+      const deadline = deadlineOf(context);
+      const stream = await catalog.find(request.stream, deadline);
+      const open = await groups.get(request.consumerGroup, stream, deadline);
+      if (!open) throw groupNotFound(request.consumerGroup);
+      const state = await open.members.renew(request.consumerId, deadline);
+      return { generation: BigInt(state.generation), partitions: ownedBy(state, request.consumerId) };
+    },
+
+    async leave(request, context) {
+      const deadline = deadlineOf(context);
+      if (request.stream !== undefined) await catalog.find(request.stream, deadline);
+      const streams: string[] = [];
+      for (const open of await streamsOf(catalog, groups, request.consumerGroup, request.stream, deadline))
+        if (await open.members.leave(request.consumerId, deadline)) streams.push(open.stream.name);
+      return { streams };
+    },
+
+    async commit(request, context) {
       const entries = request.offsets.map(({ stream, partition, offset }, index) => {
         const place = Number(offset);
         if (place < 0 || !Number.isSafeInteger(place))
           throw invalidOffset(`offsets[${index}].offset ${offset} is not a whole number from 0 below 2^53`);
         return { stream, partition, offset: place };
       });
-      await consumer.commit(request.consumerGroup, entries, deadlineOf(context));
+      const { consumerId: memberId, generation } = request;
+      if (generation !== undefined && memberId === undefined)
+        throw invalidArgument("generation", "goes with consumerId");
+      const by = { memberId, generation: generation === undefined ? undefined : Number(generation) };
+      await consumer.commit(request.consumerGroup, entries, by, deadlineOf(context));
       return { status: CommitStatus.COMMITTED, committedOffsets: request.offsets };
     },
+  };
+}
+
+/** @throws ServiceError INVALID_ARGUMENT, INVALID_OFFSET. */
+function seekPosition({ offset, timestamp }: SeekRequest): Position {
+  if ((offset === undefined) === (timestamp === undefined))
+    throw invalidArgument("offset", "is required, or timestamp in its place");
+  return timestamp ? { timeMs: timestampMs(timestamp) } : parsePosition(offset!);
+}
+
+function has({ record }: GroupInStream, settings: Partial<GroupSettings>): boolean {
+  return Object.entries(settings).every(([name, value]) => record[name as keyof GroupSettings] === value);
+}
+
+const STATES = {
+  empty: ConsumerGroupState.EMPTY,
+  stable: ConsumerGroupState.STABLE,
+  rebalancing: ConsumerGroupState.REBALANCING,
+} as const;
+
+function groupMessage(
+  consumerGroup: string,
+  streams: readonly GroupDescription[],
+): MessageInitShape<typeof ConsumerGroupSchema> {
+  const messages = streams.map(streamMessage);
+  const rank = Math.max(...messages.map(({ state }) => state));
+  return {
+    consumerGroup,
+    state: rank,
+    lag: messages.reduce((sum, { lag }) => sum + lag, 0n),
+    streams: messages,
+  };
+}
+
+function streamMessage({ record, state, generation, members, partitions }: GroupDescription) {
+  return {
+    stream: record.stream,
+    state: STATES[state],
+    generation: BigInt(generation),
+    config: { ackWait: record.ackWaitMs, sessionTimeout: record.sessionTimeoutMs },
+    createdAt: timestampFromMs(record.createdAtMs),
+    lag: BigInt(partitions.reduce((sum, { lag }) => sum + lag, 0)),
+    members: members.map((member) => ({
+      consumerId: member.id,
+      partitions: [...member.partitions],
+      generation: BigInt(member.told),
+      lastSeen: timestampFromMs(member.seenMs),
+      subscribed: member.session !== undefined,
+    })),
+    partitions: partitions.map((each) => ({
+      partition: each.partition,
+      ...(each.owner === undefined ? {} : { consumerId: each.owner }),
+      position: BigInt(each.position),
+      ...(each.committed === undefined ? {} : { committedOffset: BigInt(each.committed) }),
+      startOffset: BigInt(each.startOffset),
+      endOffset: BigInt(each.endOffset),
+      lag: BigInt(each.lag),
+      lagSeconds: each.lagMs / 1000,
+    })),
   };
 }

@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import type { DescService } from "@bufbuild/protobuf";
+import type { DescMethod } from "@bufbuild/protobuf";
 import { type ConnectRouter, createContextValues } from "@connectrpc/connect";
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from "fastify";
 import type { Logger } from "pino";
@@ -70,14 +70,20 @@ export async function createApp(options: AppOptions): Promise<App> {
 }
 
 /** Publishing, polling and committing, which callers do all the time. */
-const HOT_SERVICES: readonly DescService[] = [EventService, ConsumerGroupService];
+const HOT_METHODS: readonly DescMethod[] = [
+  EventService.method.publish,
+  EventService.method.publishBatch,
+  EventService.method.poll,
+  EventService.method.readPartition,
+  ConsumerGroupService.method.commit,
+];
 
-/** Their unary calls over plain gRPC. */
+/** The same over plain gRPC. */
 function hotRpcs(mounted: readonly Mounted[], log: CallLog): ReadonlyMap<string, HotRpc> {
   const found = new Map<string, HotRpc>();
   for (const { service, implementation } of mounted)
     for (const method of service.methods) {
-      if (!HOT_SERVICES.includes(service) || method.methodKind !== "unary") continue;
+      if (!HOT_METHODS.includes(method)) continue;
       const call = (implementation as Record<string, UnaryImplementation | undefined>)[method.localName];
       if (call) found.set(`/${service.typeName}/${method.name}`, grpcUnary(method, call, log));
     }

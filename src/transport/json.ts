@@ -132,6 +132,8 @@ function readItem(field: DescField, value: JsonValue, path: string): JsonValue {
   if (typeof value === "number" && Math.abs(value) > Number.MAX_SAFE_INTEGER)
     throw invalidArgument(path, "is beyond 2^53, where JSON numbers are not exact");
   if (value === null) return value;
+  // A position may be a word, a time or an offset, and offsets are numbers.
+  if (field.name === "offset" && field.scalar === ScalarType.STRING && Number.isInteger(value)) return String(value);
   if (field.enum) return readEnum(field.enum, value, path);
   if (field.message && !field.message.typeName.startsWith("google.protobuf.")) {
     if (typeof value !== "object" || Array.isArray(value)) throw invalidArgument(path, "must be an object");

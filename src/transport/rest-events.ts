@@ -94,7 +94,7 @@ async function poll(consumer: Consumer, request: PollRequest, reply: FastifyRepl
     if (!wasAnswered(reply.raw)) void result.giveBack();
   });
   if (signal.aborted) return void (await result.giveBack());
-  send(reply, pollBuffer(request.consumerGroup, result, request.payload === PayloadFormat.DATA));
+  send(reply, pollBuffer(request.consumerGroup, request.consumerId, result, request.payload === PayloadFormat.DATA));
 }
 
 function send(reply: FastifyReply, body: string | Buffer): void {

@@ -104,14 +104,27 @@ function eventHead(event: StoredEvent, asData: boolean): string {
 }
 
 /** The answer to a poll. */
-export function pollBuffer(group: string, result: PollResult, asData: boolean): Buffer {
+export function pollBuffer(group: string, consumerId: string | undefined, result: PollResult, asData: boolean): Buffer {
   let partitions = "";
   for (const { partition, nextOffset, lag, committedOffset } of result.partitions) {
     const committed = committedOffset === undefined ? "" : `,"committedOffset":${committedOffset}`;
     partitions += `${partitions && ","}{"partition":${partition},"nextOffset":${nextOffset},"lag":${lag}${committed}}`;
   }
-  const metadata = `{"consumerGroup":${quote(group)},"lag":${result.lag},"nextOffset":${result.nextOffset},"partitions":[${partitions}]}`;
+  const { assignment } = result;
+  const member =
+    consumerId === undefined || assignment === undefined
+      ? ""
+      : `,"generation":${assignment.generation},"assignment":${assignmentText(consumerId, assignment)}`;
+  const metadata = `{"consumerGroup":${quote(group)},"lag":${result.lag},"nextOffset":${result.nextOffset},"partitions":[${partitions}]${member}}`;
   return eventsBuffer('{"events":[', result.events, asData, `],"metadata":${metadata}}`);
+}
+
+/** What a member may read and commit. */
+export function assignmentText(
+  consumerId: string,
+  { generation, partitions }: { readonly generation: number; readonly partitions: readonly number[] },
+): string {
+  return `{"consumerId":${quote(consumerId)},"generation":${generation},"partitions":[${partitions.join(",")}]}`;
 }
 
 /** The answer to a read of one partition. */

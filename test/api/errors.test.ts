@@ -29,8 +29,12 @@ const FAILING: readonly (readonly [ErrorCode, (api: Api) => Promise<unknown>])[]
   ],
   [
     ErrorCode.NOT_PARTITION_OWNER,
-    async (api) =>
-      api.commit("g", [{ stream: await newStream(api), partition: 0, offset: 0 }], { consumerId: "member" }),
+    async (api) => {
+      const stream = await newStream(api);
+      await api.publish(stream, { value });
+      await api.poll(stream, stream);
+      return api.commit(stream, [{ stream, partition: 0, offset: 0 }], { consumerId: "member" });
+    },
   ],
   [
     ErrorCode.PRECONDITION_FAILED,
@@ -150,7 +154,7 @@ describe("a REST failure", () => {
     ["POST", "/api/v1/stream"],
     ["GET", "/api/v1/streams/a/b"],
     ["GET", "/api/v1/streams/a/events/batch/x"],
-    ["POST", "/api/v1/consumers"],
+    ["PUT", "/api/v1/consumer"],
     ["DELETE", "/nothing?a=b"],
     ["GET", "/%F0%9F%98%80"],
   ])("of %s %s, which is no path: 1108", async (method, path) => {

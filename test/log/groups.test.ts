@@ -18,7 +18,11 @@ const never = new AbortController().signal;
 /** A gateway's log, without a listener. */
 async function openLog(url: string) {
   const js = await connectJetStream({ url, log: logger });
-  const groups = await Groups.open(js, { replicas: 1, ackWaitMs: ACK_WAIT_MS, log: logger });
+  const groups = await Groups.open(js, {
+    replicas: 1,
+    defaults: { ackWaitMs: ACK_WAIT_MS, sessionTimeoutMs: 30_000 },
+    log: logger,
+  });
   const catalog = await Catalog.open(js, 1, (stream, deadline) => groups.forgetStream(stream, deadline));
   return { js, groups, catalog, appender: new Appender(js) };
 }
@@ -56,9 +60,9 @@ async function take(
   options: Partial<PollOptions> = {},
   by: Log = log,
 ): Promise<PollResult> {
-  const joined = await by.groups.join(group, stream, "earliest", deadlineIn(5000));
-  return poll(by.js, joined, {
-    partitions: undefined,
+  const joined = await by.groups.join(group, stream, { start: "earliest" }, deadlineIn(5000));
+  return poll(by.groups, joined, {
+    reader: {},
     seekTo: undefined,
     limit: 10,
     maxBytes: 1_000_000,
@@ -74,7 +78,7 @@ async function take(
 
 const offsetsOf = (result: PollResult): number[] => result.events.map((event) => event.offset);
 const committing = (stream: StreamRecord, group: string, offset: number, partition = 0) =>
-  commit(log.catalog, log.groups, group, [{ stream: stream.name, partition, offset }], deadlineIn(5000));
+  commit(log.catalog, log.groups, group, [{ stream: stream.name, partition, offset }], {}, deadlineIn(5000));
 
 /** Polls until something comes, within a limit. */
 async function takeSome(stream: StreamRecord, group: string, options: Partial<PollOptions> = {}): Promise<number[]> {
@@ -100,7 +104,7 @@ describe("poll", () => {
     await take(stream, "g", { limit: 4 });
     await committing(stream, "g", 0);
     await take(stream, "g", { limit: 1 });
-    expect(await takeSome(stream, "g", { partitions: [0], limit: 10, waitMs: 0 })).toEqual([5]);
+    expect(await takeSome(stream, "g", { reader: { partitions: [0] }, limit: 10, waitMs: 0 })).toEqual([5]);
     expect(await takeSome(stream, "g")).toEqual([1, 2, 3, 4, 5]);
   });
 
@@ -206,7 +210,7 @@ describe("commit", () => {
     const stream = await streamOf(4, 2);
     await take(stream, "g");
     const entries = [0, 0].map((offset) => ({ stream: stream.name, partition: 0, offset }));
-    await expect(commit(log.catalog, log.groups, "g", entries, deadlineIn(5000))).rejects.toThrow("earlier entry");
+    await expect(commit(log.catalog, log.groups, "g", entries, {}, deadlineIn(5000))).rejects.toThrow("earlier entry");
     expect((await take(stream, "g")).partitions[0]!.committedOffset).toBeUndefined();
   });
 });
@@ -221,6 +225,7 @@ describe("a gateway that ended without a word", () => {
       killed.groups,
       "g",
       [{ stream: stream.name, partition: 0, offset: 0 }],
+      {},
       deadlineIn(5000),
     );
     await take(stream, "g", { limit: 3 }, killed);

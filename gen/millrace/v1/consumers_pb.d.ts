@@ -4,6 +4,8 @@
 
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import type { DeleteStatus } from "./streams_pb.js";
 
 /**
  * Describes the file millrace/v1/consumers.proto.
@@ -113,6 +115,756 @@ export declare type CommitResponse = Message<"millrace.v1.CommitResponse"> & {
 export declare const CommitResponseSchema: GenMessage<CommitResponse>;
 
 /**
+ * What may be set of a group in a stream.
+ *
+ * @generated from message millrace.v1.ConsumerGroupConfig
+ */
+export declare type ConsumerGroupConfig = Message<"millrace.v1.ConsumerGroupConfig"> & {
+  /**
+   * Milliseconds after which what was handed out and not committed is handed out again, 100 to 86400000; default 30000.
+   *
+   * @generated from field: optional int32 ack_wait = 1;
+   */
+  ackWait?: number | undefined;
+
+  /**
+   * Milliseconds for which a member may stay away before it loses its partitions, 100 to 3600000; default 30000.
+   *
+   * @generated from field: optional int32 session_timeout = 2;
+   */
+  sessionTimeout?: number | undefined;
+};
+
+/**
+ * Describes the message millrace.v1.ConsumerGroupConfig.
+ * Use `create(ConsumerGroupConfigSchema)` to create a new message.
+ */
+export declare const ConsumerGroupConfigSchema: GenMessage<ConsumerGroupConfig>;
+
+/**
+ * A group to create.
+ *
+ * @generated from message millrace.v1.CreateConsumerGroupRequest
+ */
+export declare type CreateConsumerGroupRequest = Message<"millrace.v1.CreateConsumerGroupRequest"> & {
+  /**
+   * The group's name. At most 128 bytes, no control characters.
+   *
+   * @generated from field: string consumer_group = 1;
+   */
+  consumerGroup: string;
+
+  /**
+   * The stream that it shall read.
+   *
+   * @generated from field: string stream = 2;
+   */
+  stream: string;
+
+  /**
+   * Where it starts: `earliest` (default), `latest`, an offset, or an RFC 3339 time.
+   *
+   * @generated from field: optional string offset = 3;
+   */
+  offset?: string | undefined;
+
+  /**
+   * Its settings.
+   *
+   * @generated from field: millrace.v1.ConsumerGroupConfig config = 4;
+   */
+  config?: ConsumerGroupConfig | undefined;
+};
+
+/**
+ * Describes the message millrace.v1.CreateConsumerGroupRequest.
+ * Use `create(CreateConsumerGroupRequestSchema)` to create a new message.
+ */
+export declare const CreateConsumerGroupRequestSchema: GenMessage<CreateConsumerGroupRequest>;
+
+/**
+ * The new group.
+ *
+ * @generated from message millrace.v1.CreateConsumerGroupResponse
+ */
+export declare type CreateConsumerGroupResponse = Message<"millrace.v1.CreateConsumerGroupResponse"> & {
+  /**
+   * As it is now.
+   *
+   * @generated from field: millrace.v1.ConsumerGroup group = 1;
+   */
+  group?: ConsumerGroup | undefined;
+};
+
+/**
+ * Describes the message millrace.v1.CreateConsumerGroupResponse.
+ * Use `create(CreateConsumerGroupResponseSchema)` to create a new message.
+ */
+export declare const CreateConsumerGroupResponseSchema: GenMessage<CreateConsumerGroupResponse>;
+
+/**
+ * Which groups to list.
+ *
+ * @generated from message millrace.v1.ListConsumerGroupsRequest
+ */
+export declare type ListConsumerGroupsRequest = Message<"millrace.v1.ListConsumerGroupsRequest"> & {
+  /**
+   * Only groups whose names begin with it.
+   *
+   * @generated from field: string prefix = 1;
+   */
+  prefix: string;
+
+  /**
+   * Only groups that read this stream.
+   *
+   * @generated from field: optional string stream = 2;
+   */
+  stream?: string | undefined;
+
+  /**
+   * Most groups to answer, 1 to 1000; default 100.
+   *
+   * @generated from field: optional int32 page_size = 3;
+   */
+  pageSize?: number | undefined;
+
+  /**
+   * The `next_page_token` of the page before.
+   *
+   * @generated from field: string page_token = 4;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message millrace.v1.ListConsumerGroupsRequest.
+ * Use `create(ListConsumerGroupsRequestSchema)` to create a new message.
+ */
+export declare const ListConsumerGroupsRequestSchema: GenMessage<ListConsumerGroupsRequest>;
+
+/**
+ * Some groups.
+ *
+ * @generated from message millrace.v1.ListConsumerGroupsResponse
+ */
+export declare type ListConsumerGroupsResponse = Message<"millrace.v1.ListConsumerGroupsResponse"> & {
+  /**
+   * In order of their names.
+   *
+   * @generated from field: repeated millrace.v1.ConsumerGroupSummary consumer_groups = 1;
+   */
+  consumerGroups: ConsumerGroupSummary[];
+
+  /**
+   * Where to go on; absent on the last page.
+   *
+   * @generated from field: optional string next_page_token = 2;
+   */
+  nextPageToken?: string | undefined;
+};
+
+/**
+ * Describes the message millrace.v1.ListConsumerGroupsResponse.
+ * Use `create(ListConsumerGroupsResponseSchema)` to create a new message.
+ */
+export declare const ListConsumerGroupsResponseSchema: GenMessage<ListConsumerGroupsResponse>;
+
+/**
+ * A group in a list.
+ *
+ * @generated from message millrace.v1.ConsumerGroupSummary
+ */
+export declare type ConsumerGroupSummary = Message<"millrace.v1.ConsumerGroupSummary"> & {
+  /**
+   * Its name.
+   *
+   * @generated from field: string consumer_group = 1;
+   */
+  consumerGroup: string;
+
+  /**
+   * The streams that it reads.
+   *
+   * @generated from field: repeated string streams = 2;
+   */
+  streams: string[];
+
+  /**
+   * How many members it has in all of them.
+   *
+   * @generated from field: int32 members = 3;
+   */
+  members: number;
+};
+
+/**
+ * Describes the message millrace.v1.ConsumerGroupSummary.
+ * Use `create(ConsumerGroupSummarySchema)` to create a new message.
+ */
+export declare const ConsumerGroupSummarySchema: GenMessage<ConsumerGroupSummary>;
+
+/**
+ * Which group to describe.
+ *
+ * @generated from message millrace.v1.GetConsumerGroupRequest
+ */
+export declare type GetConsumerGroupRequest = Message<"millrace.v1.GetConsumerGroupRequest"> & {
+  /**
+   * The group.
+   *
+   * @generated from field: string consumer_group = 1;
+   */
+  consumerGroup: string;
+
+  /**
+   * Only what it does in this stream.
+   *
+   * @generated from field: optional string stream = 2;
+   */
+  stream?: string | undefined;
+};
+
+/**
+ * Describes the message millrace.v1.GetConsumerGroupRequest.
+ * Use `create(GetConsumerGroupRequestSchema)` to create a new message.
+ */
+export declare const GetConsumerGroupRequestSchema: GenMessage<GetConsumerGroupRequest>;
+
+/**
+ * The group asked for.
+ *
+ * @generated from message millrace.v1.GetConsumerGroupResponse
+ */
+export declare type GetConsumerGroupResponse = Message<"millrace.v1.GetConsumerGroupResponse"> & {
+  /**
+   * As it is now.
+   *
+   * @generated from field: millrace.v1.ConsumerGroup group = 1;
+   */
+  group?: ConsumerGroup | undefined;
+};
+
+/**
+ * Describes the message millrace.v1.GetConsumerGroupResponse.
+ * Use `create(GetConsumerGroupResponseSchema)` to create a new message.
+ */
+export declare const GetConsumerGroupResponseSchema: GenMessage<GetConsumerGroupResponse>;
+
+/**
+ * A group.
+ *
+ * @generated from message millrace.v1.ConsumerGroup
+ */
+export declare type ConsumerGroup = Message<"millrace.v1.ConsumerGroup"> & {
+  /**
+   * Its name.
+   *
+   * @generated from field: string consumer_group = 1;
+   */
+  consumerGroup: string;
+
+  /**
+   * `rebalancing` if it is in some stream, `stable` if it has members, else `empty`.
+   *
+   * @generated from field: millrace.v1.ConsumerGroupState state = 2;
+   */
+  state: ConsumerGroupState;
+
+  /**
+   * Events that it has not committed, over all streams.
+   *
+   * @generated from field: int64 lag = 3;
+   */
+  lag: bigint;
+
+  /**
+   * Each stream that it reads.
+   *
+   * @generated from field: repeated millrace.v1.ConsumerGroupStream streams = 4;
+   */
+  streams: ConsumerGroupStream[];
+};
+
+/**
+ * Describes the message millrace.v1.ConsumerGroup.
+ * Use `create(ConsumerGroupSchema)` to create a new message.
+ */
+export declare const ConsumerGroupSchema: GenMessage<ConsumerGroup>;
+
+/**
+ * A group in one stream.
+ *
+ * @generated from message millrace.v1.ConsumerGroupStream
+ */
+export declare type ConsumerGroupStream = Message<"millrace.v1.ConsumerGroupStream"> & {
+  /**
+   * The stream's name.
+   *
+   * @generated from field: string stream = 1;
+   */
+  stream: string;
+
+  /**
+   * What it is doing there.
+   *
+   * @generated from field: millrace.v1.ConsumerGroupState state = 2;
+   */
+  state: ConsumerGroupState;
+
+  /**
+   * Of its assignment; grows with every change.
+   *
+   * @generated from field: int64 generation = 3;
+   */
+  generation: bigint;
+
+  /**
+   * Its settings there.
+   *
+   * @generated from field: millrace.v1.ConsumerGroupConfig config = 4;
+   */
+  config?: ConsumerGroupConfig | undefined;
+
+  /**
+   * When it was created there.
+   *
+   * @generated from field: google.protobuf.Timestamp created_at = 5;
+   */
+  createdAt?: Timestamp | undefined;
+
+  /**
+   * Events that it has not committed.
+   *
+   * @generated from field: int64 lag = 6;
+   */
+  lag: bigint;
+
+  /**
+   * Its members.
+   *
+   * @generated from field: repeated millrace.v1.ConsumerGroupMember members = 7;
+   */
+  members: ConsumerGroupMember[];
+
+  /**
+   * Where it is in each partition.
+   *
+   * @generated from field: repeated millrace.v1.ConsumerGroupPartition partitions = 8;
+   */
+  partitions: ConsumerGroupPartition[];
+};
+
+/**
+ * Describes the message millrace.v1.ConsumerGroupStream.
+ * Use `create(ConsumerGroupStreamSchema)` to create a new message.
+ */
+export declare const ConsumerGroupStreamSchema: GenMessage<ConsumerGroupStream>;
+
+/**
+ * A member of a group.
+ *
+ * @generated from message millrace.v1.ConsumerGroupMember
+ */
+export declare type ConsumerGroupMember = Message<"millrace.v1.ConsumerGroupMember"> & {
+  /**
+   * Its name.
+   *
+   * @generated from field: string consumer_id = 1;
+   */
+  consumerId: string;
+
+  /**
+   * What it may read and commit.
+   *
+   * @generated from field: repeated int32 partitions = 2;
+   */
+  partitions: number[];
+
+  /**
+   * The generation that it was last told.
+   *
+   * @generated from field: int64 generation = 3;
+   */
+  generation: bigint;
+
+  /**
+   * When it was last heard of; noted at most eight times a session timeout.
+   *
+   * @generated from field: google.protobuf.Timestamp last_seen = 4;
+   */
+  lastSeen?: Timestamp | undefined;
+
+  /**
+   * Whether it has a stream open; otherwise it polls.
+   *
+   * @generated from field: bool subscribed = 5;
+   */
+  subscribed: boolean;
+};
+
+/**
+ * Describes the message millrace.v1.ConsumerGroupMember.
+ * Use `create(ConsumerGroupMemberSchema)` to create a new message.
+ */
+export declare const ConsumerGroupMemberSchema: GenMessage<ConsumerGroupMember>;
+
+/**
+ * Where a group is in a partition.
+ *
+ * @generated from message millrace.v1.ConsumerGroupPartition
+ */
+export declare type ConsumerGroupPartition = Message<"millrace.v1.ConsumerGroupPartition"> & {
+  /**
+   * The partition's number.
+   *
+   * @generated from field: int32 partition = 1;
+   */
+  partition: number;
+
+  /**
+   * The member that has it.
+   *
+   * @generated from field: optional string consumer_id = 2;
+   */
+  consumerId?: string | undefined;
+
+  /**
+   * What is handed out next.
+   *
+   * @generated from field: int64 position = 3;
+   */
+  position: bigint;
+
+  /**
+   * Last event that the group committed; absent before the first commit.
+   *
+   * @generated from field: optional int64 committed_offset = 4;
+   */
+  committedOffset?: bigint | undefined;
+
+  /**
+   * Offset of the first event kept.
+   *
+   * @generated from field: int64 start_offset = 5;
+   */
+  startOffset: bigint;
+
+  /**
+   * Offset that the next event gets.
+   *
+   * @generated from field: int64 end_offset = 6;
+   */
+  endOffset: bigint;
+
+  /**
+   * Events that are not committed.
+   *
+   * @generated from field: int64 lag = 7;
+   */
+  lag: bigint;
+
+  /**
+   * Age of the oldest event that is not committed, in seconds; 0 when all are.
+   *
+   * @generated from field: double lag_seconds = 8;
+   */
+  lagSeconds: number;
+};
+
+/**
+ * Describes the message millrace.v1.ConsumerGroupPartition.
+ * Use `create(ConsumerGroupPartitionSchema)` to create a new message.
+ */
+export declare const ConsumerGroupPartitionSchema: GenMessage<ConsumerGroupPartition>;
+
+/**
+ * Which group to remove.
+ *
+ * @generated from message millrace.v1.DeleteConsumerGroupRequest
+ */
+export declare type DeleteConsumerGroupRequest = Message<"millrace.v1.DeleteConsumerGroupRequest"> & {
+  /**
+   * The group.
+   *
+   * @generated from field: string consumer_group = 1;
+   */
+  consumerGroup: string;
+
+  /**
+   * Only what it keeps of this stream.
+   *
+   * @generated from field: optional string stream = 2;
+   */
+  stream?: string | undefined;
+};
+
+/**
+ * Describes the message millrace.v1.DeleteConsumerGroupRequest.
+ * Use `create(DeleteConsumerGroupRequestSchema)` to create a new message.
+ */
+export declare const DeleteConsumerGroupRequestSchema: GenMessage<DeleteConsumerGroupRequest>;
+
+/**
+ * The group is gone.
+ *
+ * @generated from message millrace.v1.DeleteConsumerGroupResponse
+ */
+export declare type DeleteConsumerGroupResponse = Message<"millrace.v1.DeleteConsumerGroupResponse"> & {
+  /**
+   * Always `deleted`.
+   *
+   * @generated from field: millrace.v1.DeleteStatus status = 1;
+   */
+  status: DeleteStatus;
+
+  /**
+   * The group.
+   *
+   * @generated from field: string consumer_group = 2;
+   */
+  consumerGroup: string;
+};
+
+/**
+ * Describes the message millrace.v1.DeleteConsumerGroupResponse.
+ * Use `create(DeleteConsumerGroupResponseSchema)` to create a new message.
+ */
+export declare const DeleteConsumerGroupResponseSchema: GenMessage<DeleteConsumerGroupResponse>;
+
+/**
+ * Where to move a group.
+ *
+ * @generated from message millrace.v1.SeekRequest
+ */
+export declare type SeekRequest = Message<"millrace.v1.SeekRequest"> & {
+  /**
+   * The group.
+   *
+   * @generated from field: string consumer_group = 1;
+   */
+  consumerGroup: string;
+
+  /**
+   * The stream's name.
+   *
+   * @generated from field: string stream = 2;
+   */
+  stream: string;
+
+  /**
+   * Only this partition.
+   *
+   * @generated from field: optional int32 partition = 3;
+   */
+  partition?: number | undefined;
+
+  /**
+   * Only these partitions; default all.
+   *
+   * @generated from field: repeated int32 partitions = 4;
+   */
+  partitions: number[];
+
+  /**
+   * `earliest`, `latest`, the offset to be handed out next, or an RFC 3339 time as in `timestamp`. A partition that ends
+   * before the offset or time goes to its end.
+   *
+   * @generated from field: optional string offset = 5;
+   */
+  offset?: string | undefined;
+
+  /**
+   * In place of `offset`: the first event stored at this time or later.
+   *
+   * @generated from field: optional google.protobuf.Timestamp timestamp = 6;
+   */
+  timestamp?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message millrace.v1.SeekRequest.
+ * Use `create(SeekRequestSchema)` to create a new message.
+ */
+export declare const SeekRequestSchema: GenMessage<SeekRequest>;
+
+/**
+ * Where the group is now.
+ *
+ * @generated from message millrace.v1.SeekResponse
+ */
+export declare type SeekResponse = Message<"millrace.v1.SeekResponse"> & {
+  /**
+   * The group.
+   *
+   * @generated from field: string consumer_group = 1;
+   */
+  consumerGroup: string;
+
+  /**
+   * The stream's name.
+   *
+   * @generated from field: string stream = 2;
+   */
+  stream: string;
+
+  /**
+   * Each partition that was moved.
+   *
+   * @generated from field: repeated millrace.v1.SeekPosition partitions = 3;
+   */
+  partitions: SeekPosition[];
+};
+
+/**
+ * Describes the message millrace.v1.SeekResponse.
+ * Use `create(SeekResponseSchema)` to create a new message.
+ */
+export declare const SeekResponseSchema: GenMessage<SeekResponse>;
+
+/**
+ * Where a group is in a partition after a seek.
+ *
+ * @generated from message millrace.v1.SeekPosition
+ */
+export declare type SeekPosition = Message<"millrace.v1.SeekPosition"> & {
+  /**
+   * The partition's number.
+   *
+   * @generated from field: int32 partition = 1;
+   */
+  partition: number;
+
+  /**
+   * What is handed out next.
+   *
+   * @generated from field: int64 position = 2;
+   */
+  position: bigint;
+};
+
+/**
+ * Describes the message millrace.v1.SeekPosition.
+ * Use `create(SeekPositionSchema)` to create a new message.
+ */
+export declare const SeekPositionSchema: GenMessage<SeekPosition>;
+
+/**
+ * A member's sign of life.
+ *
+ * @generated from message millrace.v1.HeartbeatRequest
+ */
+export declare type HeartbeatRequest = Message<"millrace.v1.HeartbeatRequest"> & {
+  /**
+   * The group.
+   *
+   * @generated from field: string consumer_group = 1;
+   */
+  consumerGroup: string;
+
+  /**
+   * The stream's name.
+   *
+   * @generated from field: string stream = 2;
+   */
+  stream: string;
+
+  /**
+   * The member.
+   *
+   * @generated from field: string consumer_id = 3;
+   */
+  consumerId: string;
+};
+
+/**
+ * Describes the message millrace.v1.HeartbeatRequest.
+ * Use `create(HeartbeatRequestSchema)` to create a new message.
+ */
+export declare const HeartbeatRequestSchema: GenMessage<HeartbeatRequest>;
+
+/**
+ * What the member has.
+ *
+ * @generated from message millrace.v1.HeartbeatResponse
+ */
+export declare type HeartbeatResponse = Message<"millrace.v1.HeartbeatResponse"> & {
+  /**
+   * The present generation; its next poll is told of it.
+   *
+   * @generated from field: int64 generation = 1;
+   */
+  generation: bigint;
+
+  /**
+   * The partitions that it may commit in.
+   *
+   * @generated from field: repeated int32 partitions = 2;
+   */
+  partitions: number[];
+};
+
+/**
+ * Describes the message millrace.v1.HeartbeatResponse.
+ * Use `create(HeartbeatResponseSchema)` to create a new message.
+ */
+export declare const HeartbeatResponseSchema: GenMessage<HeartbeatResponse>;
+
+/**
+ * A member that goes.
+ *
+ * @generated from message millrace.v1.LeaveRequest
+ */
+export declare type LeaveRequest = Message<"millrace.v1.LeaveRequest"> & {
+  /**
+   * The group.
+   *
+   * @generated from field: string consumer_group = 1;
+   */
+  consumerGroup: string;
+
+  /**
+   * Only from this stream; default from all.
+   *
+   * @generated from field: optional string stream = 2;
+   */
+  stream?: string | undefined;
+
+  /**
+   * The member.
+   *
+   * @generated from field: string consumer_id = 3;
+   */
+  consumerId: string;
+};
+
+/**
+ * Describes the message millrace.v1.LeaveRequest.
+ * Use `create(LeaveRequestSchema)` to create a new message.
+ */
+export declare const LeaveRequestSchema: GenMessage<LeaveRequest>;
+
+/**
+ * The member is none any more.
+ *
+ * @generated from message millrace.v1.LeaveResponse
+ */
+export declare type LeaveResponse = Message<"millrace.v1.LeaveResponse"> & {
+  /**
+   * The streams in which it was one.
+   *
+   * @generated from field: repeated string streams = 1;
+   */
+  streams: string[];
+};
+
+/**
+ * Describes the message millrace.v1.LeaveResponse.
+ * Use `create(LeaveResponseSchema)` to create a new message.
+ */
+export declare const LeaveResponseSchema: GenMessage<LeaveResponse>;
+
+/**
  * What a commit came to.
  *
  * @generated from enum millrace.v1.CommitStatus
@@ -139,11 +891,121 @@ export enum CommitStatus {
 export declare const CommitStatusSchema: GenEnum<CommitStatus>;
 
 /**
- * Keeps what consumer groups have processed.
+ * What a group is doing.
+ *
+ * @generated from enum millrace.v1.ConsumerGroupState
+ */
+export enum ConsumerGroupState {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: CONSUMER_GROUP_STATE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * It has no members; polls without a consumer id need none.
+   *
+   * @generated from enum value: CONSUMER_GROUP_STATE_EMPTY = 1;
+   */
+  EMPTY = 1,
+
+  /**
+   * Every partition is with the member that shall have it.
+   *
+   * @generated from enum value: CONSUMER_GROUP_STATE_STABLE = 2;
+   */
+  STABLE = 2,
+
+  /**
+   * Some partition waits for its owner to let it go.
+   *
+   * @generated from enum value: CONSUMER_GROUP_STATE_REBALANCING = 3;
+   */
+  REBALANCING = 3,
+}
+
+/**
+ * Describes the enum millrace.v1.ConsumerGroupState.
+ */
+export declare const ConsumerGroupStateSchema: GenEnum<ConsumerGroupState>;
+
+/**
+ * Keeps what consumer groups have processed, and lets operators see and move them.
  *
  * @generated from service millrace.v1.ConsumerGroupService
  */
 export declare const ConsumerGroupService: GenService<{
+  /**
+   * Creates a group in a stream with its start and settings. A poll or subscription creates one with the defaults.
+   *
+   * @generated from rpc millrace.v1.ConsumerGroupService.CreateConsumerGroup
+   */
+  createConsumerGroup: {
+    methodKind: "unary";
+    input: typeof CreateConsumerGroupRequestSchema;
+    output: typeof CreateConsumerGroupResponseSchema;
+  },
+  /**
+   * The groups there are, in order of their names.
+   *
+   * @generated from rpc millrace.v1.ConsumerGroupService.ListConsumerGroups
+   */
+  listConsumerGroups: {
+    methodKind: "unary";
+    input: typeof ListConsumerGroupsRequestSchema;
+    output: typeof ListConsumerGroupsResponseSchema;
+  },
+  /**
+   * One group: its members, positions, committed offsets and lag in every stream that it reads.
+   *
+   * @generated from rpc millrace.v1.ConsumerGroupService.GetConsumerGroup
+   */
+  getConsumerGroup: {
+    methodKind: "unary";
+    input: typeof GetConsumerGroupRequestSchema;
+    output: typeof GetConsumerGroupResponseSchema;
+  },
+  /**
+   * Removes a group, or what it keeps of one stream. Its members, if any, are refused from then on or begin anew.
+   *
+   * @generated from rpc millrace.v1.ConsumerGroupService.DeleteConsumerGroup
+   */
+  deleteConsumerGroup: {
+    methodKind: "unary";
+    input: typeof DeleteConsumerGroupRequestSchema;
+    output: typeof DeleteConsumerGroupResponseSchema;
+  },
+  /**
+   * Moves a group, live members or not. What was handed out before can't be committed any more by its members.
+   *
+   * @generated from rpc millrace.v1.ConsumerGroupService.Seek
+   */
+  seek: {
+    methodKind: "unary";
+    input: typeof SeekRequestSchema;
+    output: typeof SeekResponseSchema;
+  },
+  /**
+   * Says that a member is alive, when it works on its events for longer than the session timeout. Commits nothing.
+   *
+   * @generated from rpc millrace.v1.ConsumerGroupService.Heartbeat
+   */
+  heartbeat: {
+    methodKind: "unary";
+    input: typeof HeartbeatRequestSchema;
+    output: typeof HeartbeatResponseSchema;
+  },
+  /**
+   * Takes a member out, which frees its partitions at once.
+   *
+   * @generated from rpc millrace.v1.ConsumerGroupService.Leave
+   */
+  leave: {
+    methodKind: "unary";
+    input: typeof LeaveRequestSchema;
+    output: typeof LeaveResponseSchema;
+  },
   /**
    * Stores the last processed event of partitions; the group goes on after it. All entries are checked before any is applied.
    *

@@ -5,12 +5,14 @@
 import { enumDesc, fileDesc, messageDesc, serviceDesc, tsEnum } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "../../buf/validate/validate_pb.js";
 import { file_google_api_annotations } from "../../google/api/annotations_pb.js";
+import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import { file_millrace_v1_streams } from "./streams_pb.js";
 
 /**
  * Describes the file millrace/v1/consumers.proto.
  */
 export const file_millrace_v1_consumers = /*@__PURE__*/
-  fileDesc("ChttaWxscmFjZS92MS9jb25zdW1lcnMucHJvdG8SC21pbGxyYWNlLnYxIocBCg9QYXJ0aXRpb25PZmZzZXQSLQoGc3RyZWFtGAEgASgJQh26SBpyGDIWXltBLVphLXowLTlfLV17MSwxMjh9JBIdCglwYXJ0aXRpb24YAiABKAVCCrpIBxoFGOcHKAASGwoGb2Zmc2V0GAMgASgDQga6SAPIAQFIAIgBAUIJCgdfb2Zmc2V0Io4CCg1Db21taXRSZXF1ZXN0Ej4KDmNvbnN1bWVyX2dyb3VwGAEgASgJQia6SCNyIRABKIABMhpeW15ceDAwLVx4MWZceDdmLVx4ezlmfV0qJBI6CgdvZmZzZXRzGAIgAygLMhwubWlsbHJhY2UudjEuUGFydGl0aW9uT2Zmc2V0Qgu6SAiSAQUIARCQThJACgtjb25zdW1lcl9pZBgDIAEoCUImukgjciEQASiAATIaXlteXHgwMC1ceDFmXHg3Zi1ceHs5Zn1dKiRIAIgBARIgCgpnZW5lcmF0aW9uGAQgASgDQge6SAQiAigASAGIAQFCDgoMX2NvbnN1bWVyX2lkQg0KC19nZW5lcmF0aW9uInQKDkNvbW1pdFJlc3BvbnNlEikKBnN0YXR1cxgBIAEoDjIZLm1pbGxyYWNlLnYxLkNvbW1pdFN0YXR1cxI3ChFjb21taXR0ZWRfb2Zmc2V0cxgCIAMoCzIcLm1pbGxyYWNlLnYxLlBhcnRpdGlvbk9mZnNldCpKCgxDb21taXRTdGF0dXMSHQoZQ09NTUlUX1NUQVRVU19VTlNQRUNJRklFRBAAEhsKF0NPTU1JVF9TVEFUVVNfQ09NTUlUVEVEEAEyjwEKFENvbnN1bWVyR3JvdXBTZXJ2aWNlEncKBkNvbW1pdBIaLm1pbGxyYWNlLnYxLkNvbW1pdFJlcXVlc3QaGy5taWxscmFjZS52MS5Db21taXRSZXNwb25zZSI0gtPkkwIuOgEqIikvYXBpL3YxL2NvbnN1bWVycy97Y29uc3VtZXJfZ3JvdXB9L2NvbW1pdGIGcHJvdG8z", [file_buf_validate_validate, file_google_api_annotations]);
+  fileDesc("ChttaWxscmFjZS92MS9jb25zdW1lcnMucHJvdG8SC21pbGxyYWNlLnYxIocBCg9QYXJ0aXRpb25PZmZzZXQSLQoGc3RyZWFtGAEgASgJQh26SBpyGDIWXltBLVphLXowLTlfLV17MSwxMjh9JBIdCglwYXJ0aXRpb24YAiABKAVCCrpIBxoFGOcHKAASGwoGb2Zmc2V0GAMgASgDQga6SAPIAQFIAIgBAUIJCgdfb2Zmc2V0Io4CCg1Db21taXRSZXF1ZXN0Ej4KDmNvbnN1bWVyX2dyb3VwGAEgASgJQia6SCNyIRABKIABMhpeW15ceDAwLVx4MWZceDdmLVx4ezlmfV0qJBI6CgdvZmZzZXRzGAIgAygLMhwubWlsbHJhY2UudjEuUGFydGl0aW9uT2Zmc2V0Qgu6SAiSAQUIARCQThJACgtjb25zdW1lcl9pZBgDIAEoCUImukgjciEQASiAATIaXlteXHgwMC1ceDFmXHg3Zi1ceHs5Zn1dKiRIAIgBARIgCgpnZW5lcmF0aW9uGAQgASgDQge6SAQiAigASAGIAQFCDgoMX2NvbnN1bWVyX2lkQg0KC19nZW5lcmF0aW9uInQKDkNvbW1pdFJlc3BvbnNlEikKBnN0YXR1cxgBIAEoDjIZLm1pbGxyYWNlLnYxLkNvbW1pdFN0YXR1cxI3ChFjb21taXR0ZWRfb2Zmc2V0cxgCIAMoCzIcLm1pbGxyYWNlLnYxLlBhcnRpdGlvbk9mZnNldCKHAQoTQ29uc3VtZXJHcm91cENvbmZpZxIjCghhY2tfd2FpdBgBIAEoBUIMukgJGgcYgLiZKShkSACIAQESKgoPc2Vzc2lvbl90aW1lb3V0GAIgASgFQgy6SAkaBxiA3dsBKGRIAYgBAUILCglfYWNrX3dhaXRCEgoQX3Nlc3Npb25fdGltZW91dCLmAQoaQ3JlYXRlQ29uc3VtZXJHcm91cFJlcXVlc3QSPgoOY29uc3VtZXJfZ3JvdXAYASABKAlCJrpII3IhEAEogAEyGl5bXlx4MDAtXHgxZlx4N2YtXHh7OWZ9XSokEi0KBnN0cmVhbRgCIAEoCUIdukgachgyFl5bQS1aYS16MC05Xy1dezEsMTI4fSQSHAoGb2Zmc2V0GAMgASgJQge6SARyAhhASACIAQESMAoGY29uZmlnGAQgASgLMiAubWlsbHJhY2UudjEuQ29uc3VtZXJHcm91cENvbmZpZ0IJCgdfb2Zmc2V0IkgKG0NyZWF0ZUNvbnN1bWVyR3JvdXBSZXNwb25zZRIpCgVncm91cBgBIAEoCzIaLm1pbGxyYWNlLnYxLkNvbnN1bWVyR3JvdXAixAEKGUxpc3RDb25zdW1lckdyb3Vwc1JlcXVlc3QSGAoGcHJlZml4GAEgASgJQgi6SAVyAyiAARIyCgZzdHJlYW0YAiABKAlCHbpIGnIYMhZeW0EtWmEtejAtOV8tXXsxLDEyOH0kSACIAQESIgoJcGFnZV9zaXplGAMgASgFQgq6SAcaBRjoBygBSAGIAQESHAoKcGFnZV90b2tlbhgEIAEoCUIIukgFcgMYgAhCCQoHX3N0cmVhbUIMCgpfcGFnZV9zaXplIooBChpMaXN0Q29uc3VtZXJHcm91cHNSZXNwb25zZRI6Cg9jb25zdW1lcl9ncm91cHMYASADKAsyIS5taWxscmFjZS52MS5Db25zdW1lckdyb3VwU3VtbWFyeRIcCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAlIAIgBAUISChBfbmV4dF9wYWdlX3Rva2VuIlAKFENvbnN1bWVyR3JvdXBTdW1tYXJ5EhYKDmNvbnN1bWVyX2dyb3VwGAEgASgJEg8KB3N0cmVhbXMYAiADKAkSDwoHbWVtYmVycxgDIAEoBSKYAQoXR2V0Q29uc3VtZXJHcm91cFJlcXVlc3QSPgoOY29uc3VtZXJfZ3JvdXAYASABKAlCJrpII3IhEAEogAEyGl5bXlx4MDAtXHgxZlx4N2YtXHh7OWZ9XSokEjIKBnN0cmVhbRgCIAEoCUIdukgachgyFl5bQS1aYS16MC05Xy1dezEsMTI4fSRIAIgBAUIJCgdfc3RyZWFtIkUKGEdldENvbnN1bWVyR3JvdXBSZXNwb25zZRIpCgVncm91cBgBIAEoCzIaLm1pbGxyYWNlLnYxLkNvbnN1bWVyR3JvdXAilwEKDUNvbnN1bWVyR3JvdXASFgoOY29uc3VtZXJfZ3JvdXAYASABKAkSLgoFc3RhdGUYAiABKA4yHy5taWxscmFjZS52MS5Db25zdW1lckdyb3VwU3RhdGUSCwoDbGFnGAMgASgDEjEKB3N0cmVhbXMYBCADKAsyIC5taWxscmFjZS52MS5Db25zdW1lckdyb3VwU3RyZWFtIsQCChNDb25zdW1lckdyb3VwU3RyZWFtEg4KBnN0cmVhbRgBIAEoCRIuCgVzdGF0ZRgCIAEoDjIfLm1pbGxyYWNlLnYxLkNvbnN1bWVyR3JvdXBTdGF0ZRISCgpnZW5lcmF0aW9uGAMgASgDEjAKBmNvbmZpZxgEIAEoCzIgLm1pbGxyYWNlLnYxLkNvbnN1bWVyR3JvdXBDb25maWcSLgoKY3JlYXRlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASCwoDbGFnGAYgASgDEjEKB21lbWJlcnMYByADKAsyIC5taWxscmFjZS52MS5Db25zdW1lckdyb3VwTWVtYmVyEjcKCnBhcnRpdGlvbnMYCCADKAsyIy5taWxscmFjZS52MS5Db25zdW1lckdyb3VwUGFydGl0aW9uIpUBChNDb25zdW1lckdyb3VwTWVtYmVyEhMKC2NvbnN1bWVyX2lkGAEgASgJEhIKCnBhcnRpdGlvbnMYAiADKAUSEgoKZ2VuZXJhdGlvbhgDIAEoAxItCglsYXN0X3NlZW4YBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKCnN1YnNjcmliZWQYBSABKAgi5wEKFkNvbnN1bWVyR3JvdXBQYXJ0aXRpb24SEQoJcGFydGl0aW9uGAEgASgFEhgKC2NvbnN1bWVyX2lkGAIgASgJSACIAQESEAoIcG9zaXRpb24YAyABKAMSHQoQY29tbWl0dGVkX29mZnNldBgEIAEoA0gBiAEBEhQKDHN0YXJ0X29mZnNldBgFIAEoAxISCgplbmRfb2Zmc2V0GAYgASgDEgsKA2xhZxgHIAEoAxITCgtsYWdfc2Vjb25kcxgIIAEoAUIOCgxfY29uc3VtZXJfaWRCEwoRX2NvbW1pdHRlZF9vZmZzZXQimwEKGkRlbGV0ZUNvbnN1bWVyR3JvdXBSZXF1ZXN0Ej4KDmNvbnN1bWVyX2dyb3VwGAEgASgJQia6SCNyIRABKIABMhpeW15ceDAwLVx4MWZceDdmLVx4ezlmfV0qJBIyCgZzdHJlYW0YAiABKAlCHbpIGnIYMhZeW0EtWmEtejAtOV8tXXsxLDEyOH0kSACIAQFCCQoHX3N0cmVhbSJgChtEZWxldGVDb25zdW1lckdyb3VwUmVzcG9uc2USKQoGc3RhdHVzGAEgASgOMhkubWlsbHJhY2UudjEuRGVsZXRlU3RhdHVzEhYKDmNvbnN1bWVyX2dyb3VwGAIgASgJIsMCCgtTZWVrUmVxdWVzdBI+Cg5jb25zdW1lcl9ncm91cBgBIAEoCUImukgjciEQASiAATIaXlteXHgwMC1ceDFmXHg3Zi1ceHs5Zn1dKiQSLQoGc3RyZWFtGAIgASgJQh26SBpyGDIWXltBLVphLXowLTlfLV17MSwxMjh9JBIiCglwYXJ0aXRpb24YAyABKAVCCrpIBxoFGOcHKABIAIgBARImCgpwYXJ0aXRpb25zGAQgAygFQhK6SA+SAQwQ6AciBxoFGOcHKAASHgoGb2Zmc2V0GAUgASgJQgm6SAZyBBABGEBIAYgBARIyCgl0aW1lc3RhbXAYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wSAKIAQFCDAoKX3BhcnRpdGlvbkIJCgdfb2Zmc2V0QgwKCl90aW1lc3RhbXAiZQoMU2Vla1Jlc3BvbnNlEhYKDmNvbnN1bWVyX2dyb3VwGAEgASgJEg4KBnN0cmVhbRgCIAEoCRItCgpwYXJ0aXRpb25zGAMgAygLMhkubWlsbHJhY2UudjEuU2Vla1Bvc2l0aW9uIjMKDFNlZWtQb3NpdGlvbhIRCglwYXJ0aXRpb24YASABKAUSEAoIcG9zaXRpb24YAiABKAMivgEKEEhlYXJ0YmVhdFJlcXVlc3QSPgoOY29uc3VtZXJfZ3JvdXAYASABKAlCJrpII3IhEAEogAEyGl5bXlx4MDAtXHgxZlx4N2YtXHh7OWZ9XSokEi0KBnN0cmVhbRgCIAEoCUIdukgachgyFl5bQS1aYS16MC05Xy1dezEsMTI4fSQSOwoLY29uc3VtZXJfaWQYAyABKAlCJrpII3IhEAEogAEyGl5bXlx4MDAtXHgxZlx4N2YtXHh7OWZ9XSokIjsKEUhlYXJ0YmVhdFJlc3BvbnNlEhIKCmdlbmVyYXRpb24YASABKAMSEgoKcGFydGl0aW9ucxgCIAMoBSLKAQoMTGVhdmVSZXF1ZXN0Ej4KDmNvbnN1bWVyX2dyb3VwGAEgASgJQia6SCNyIRABKIABMhpeW15ceDAwLVx4MWZceDdmLVx4ezlmfV0qJBIyCgZzdHJlYW0YAiABKAlCHbpIGnIYMhZeW0EtWmEtejAtOV8tXXsxLDEyOH0kSACIAQESOwoLY29uc3VtZXJfaWQYAyABKAlCJrpII3IhEAEogAEyGl5bXlx4MDAtXHgxZlx4N2YtXHh7OWZ9XSokQgkKB19zdHJlYW0iIAoNTGVhdmVSZXNwb25zZRIPCgdzdHJlYW1zGAEgAygJKkoKDENvbW1pdFN0YXR1cxIdChlDT01NSVRfU1RBVFVTX1VOU1BFQ0lGSUVEEAASGwoXQ09NTUlUX1NUQVRVU19DT01NSVRURUQQASqhAQoSQ29uc3VtZXJHcm91cFN0YXRlEiQKIENPTlNVTUVSX0dST1VQX1NUQVRFX1VOU1BFQ0lGSUVEEAASHgoaQ09OU1VNRVJfR1JPVVBfU1RBVEVfRU1QVFkQARIfChtDT05TVU1FUl9HUk9VUF9TVEFURV9TVEFCTEUQAhIkCiBDT05TVU1FUl9HUk9VUF9TVEFURV9SRUJBTEFOQ0lORxADMsAIChRDb25zdW1lckdyb3VwU2VydmljZRKNAQoTQ3JlYXRlQ29uc3VtZXJHcm91cBInLm1pbGxyYWNlLnYxLkNyZWF0ZUNvbnN1bWVyR3JvdXBSZXF1ZXN0GigubWlsbHJhY2UudjEuQ3JlYXRlQ29uc3VtZXJHcm91cFJlc3BvbnNlIiOC0+STAh06ASpiBWdyb3VwIhEvYXBpL3YxL2NvbnN1bWVycxKDAQoSTGlzdENvbnN1bWVyR3JvdXBzEiYubWlsbHJhY2UudjEuTGlzdENvbnN1bWVyR3JvdXBzUmVxdWVzdBonLm1pbGxyYWNlLnYxLkxpc3RDb25zdW1lckdyb3Vwc1Jlc3BvbnNlIhyQAgGC0+STAhMSES9hcGkvdjEvY29uc3VtZXJzEpUBChBHZXRDb25zdW1lckdyb3VwEiQubWlsbHJhY2UudjEuR2V0Q29uc3VtZXJHcm91cFJlcXVlc3QaJS5taWxscmFjZS52MS5HZXRDb25zdW1lckdyb3VwUmVzcG9uc2UiNJACAYLT5JMCK2IFZ3JvdXASIi9hcGkvdjEvY29uc3VtZXJzL3tjb25zdW1lcl9ncm91cH0SlAEKE0RlbGV0ZUNvbnN1bWVyR3JvdXASJy5taWxscmFjZS52MS5EZWxldGVDb25zdW1lckdyb3VwUmVxdWVzdBooLm1pbGxyYWNlLnYxLkRlbGV0ZUNvbnN1bWVyR3JvdXBSZXNwb25zZSIqgtPkkwIkKiIvYXBpL3YxL2NvbnN1bWVycy97Y29uc3VtZXJfZ3JvdXB9Em8KBFNlZWsSGC5taWxscmFjZS52MS5TZWVrUmVxdWVzdBoZLm1pbGxyYWNlLnYxLlNlZWtSZXNwb25zZSIygtPkkwIsOgEqIicvYXBpL3YxL2NvbnN1bWVycy97Y29uc3VtZXJfZ3JvdXB9L3NlZWsSgwEKCUhlYXJ0YmVhdBIdLm1pbGxyYWNlLnYxLkhlYXJ0YmVhdFJlcXVlc3QaHi5taWxscmFjZS52MS5IZWFydGJlYXRSZXNwb25zZSI3gtPkkwIxOgEqIiwvYXBpL3YxL2NvbnN1bWVycy97Y29uc3VtZXJfZ3JvdXB9L2hlYXJ0YmVhdBJzCgVMZWF2ZRIZLm1pbGxyYWNlLnYxLkxlYXZlUmVxdWVzdBoaLm1pbGxyYWNlLnYxLkxlYXZlUmVzcG9uc2UiM4LT5JMCLToBKiIoL2FwaS92MS9jb25zdW1lcnMve2NvbnN1bWVyX2dyb3VwfS9sZWF2ZRJ3CgZDb21taXQSGi5taWxscmFjZS52MS5Db21taXRSZXF1ZXN0GhsubWlsbHJhY2UudjEuQ29tbWl0UmVzcG9uc2UiNILT5JMCLjoBKiIpL2FwaS92MS9jb25zdW1lcnMve2NvbnN1bWVyX2dyb3VwfS9jb21taXRiBnByb3RvMw", [file_buf_validate_validate, file_google_api_annotations, file_google_protobuf_timestamp, file_millrace_v1_streams]);
 
 /**
  * Describes the message millrace.v1.PartitionOffset.
@@ -34,6 +36,153 @@ export const CommitResponseSchema = /*@__PURE__*/
   messageDesc(file_millrace_v1_consumers, 2);
 
 /**
+ * Describes the message millrace.v1.ConsumerGroupConfig.
+ * Use `create(ConsumerGroupConfigSchema)` to create a new message.
+ */
+export const ConsumerGroupConfigSchema = /*@__PURE__*/
+  messageDesc(file_millrace_v1_consumers, 3);
+
+/**
+ * Describes the message millrace.v1.CreateConsumerGroupRequest.
+ * Use `create(CreateConsumerGroupRequestSchema)` to create a new message.
+ */
+export const CreateConsumerGroupRequestSchema = /*@__PURE__*/
+  messageDesc(file_millrace_v1_consumers, 4);
+
+/**
+ * Describes the message millrace.v1.CreateConsumerGroupResponse.
+ * Use `create(CreateConsumerGroupResponseSchema)` to create a new message.
+ */
+export const CreateConsumerGroupResponseSchema = /*@__PURE__*/
+  messageDesc(file_millrace_v1_consumers, 5);
+
+/**
+ * Describes the message millrace.v1.ListConsumerGroupsRequest.
+ * Use `create(ListConsumerGroupsRequestSchema)` to create a new message.
+ */
+export const ListConsumerGroupsRequestSchema = /*@__PURE__*/
+  messageDesc(file_millrace_v1_consumers, 6);
+
+/**
+ * Describes the message millrace.v1.ListConsumerGroupsResponse.
+ * Use `create(ListConsumerGroupsResponseSchema)` to create a new message.
+ */
+export const ListConsumerGroupsResponseSchema = /*@__PURE__*/
+  messageDesc(file_millrace_v1_consumers, 7);
+
+/**
+ * Describes the message millrace.v1.ConsumerGroupSummary.
+ * Use `create(ConsumerGroupSummarySchema)` to create a new message.
+ */
+export const ConsumerGroupSummarySchema = /*@__PURE__*/
+  messageDesc(file_millrace_v1_consumers, 8);
+
+/**
+ * Describes the message millrace.v1.GetConsumerGroupRequest.
+ * Use `create(GetConsumerGroupRequestSchema)` to create a new message.
+ */
+export const GetConsumerGroupRequestSchema = /*@__PURE__*/
+  messageDesc(file_millrace_v1_consumers, 9);
+
+/**
+ * Describes the message millrace.v1.GetConsumerGroupResponse.
+ * Use `create(GetConsumerGroupResponseSchema)` to create a new message.
+ */
+export const GetConsumerGroupResponseSchema = /*@__PURE__*/
+  messageDesc(file_millrace_v1_consumers, 10);
+
+/**
+ * Describes the message millrace.v1.ConsumerGroup.
+ * Use `create(ConsumerGroupSchema)` to create a new message.
+ */
+export const ConsumerGroupSchema = /*@__PURE__*/
+  messageDesc(file_millrace_v1_consumers, 11);
+
+/**
+ * Describes the message millrace.v1.ConsumerGroupStream.
+ * Use `create(ConsumerGroupStreamSchema)` to create a new message.
+ */
+export const ConsumerGroupStreamSchema = /*@__PURE__*/
+  messageDesc(file_millrace_v1_consumers, 12);
+
+/**
+ * Describes the message millrace.v1.ConsumerGroupMember.
+ * Use `create(ConsumerGroupMemberSchema)` to create a new message.
+ */
+export const ConsumerGroupMemberSchema = /*@__PURE__*/
+  messageDesc(file_millrace_v1_consumers, 13);
+
+/**
+ * Describes the message millrace.v1.ConsumerGroupPartition.
+ * Use `create(ConsumerGroupPartitionSchema)` to create a new message.
+ */
+export const ConsumerGroupPartitionSchema = /*@__PURE__*/
+  messageDesc(file_millrace_v1_consumers, 14);
+
+/**
+ * Describes the message millrace.v1.DeleteConsumerGroupRequest.
+ * Use `create(DeleteConsumerGroupRequestSchema)` to create a new message.
+ */
+export const DeleteConsumerGroupRequestSchema = /*@__PURE__*/
+  messageDesc(file_millrace_v1_consumers, 15);
+
+/**
+ * Describes the message millrace.v1.DeleteConsumerGroupResponse.
+ * Use `create(DeleteConsumerGroupResponseSchema)` to create a new message.
+ */
+export const DeleteConsumerGroupResponseSchema = /*@__PURE__*/
+  messageDesc(file_millrace_v1_consumers, 16);
+
+/**
+ * Describes the message millrace.v1.SeekRequest.
+ * Use `create(SeekRequestSchema)` to create a new message.
+ */
+export const SeekRequestSchema = /*@__PURE__*/
+  messageDesc(file_millrace_v1_consumers, 17);
+
+/**
+ * Describes the message millrace.v1.SeekResponse.
+ * Use `create(SeekResponseSchema)` to create a new message.
+ */
+export const SeekResponseSchema = /*@__PURE__*/
+  messageDesc(file_millrace_v1_consumers, 18);
+
+/**
+ * Describes the message millrace.v1.SeekPosition.
+ * Use `create(SeekPositionSchema)` to create a new message.
+ */
+export const SeekPositionSchema = /*@__PURE__*/
+  messageDesc(file_millrace_v1_consumers, 19);
+
+/**
+ * Describes the message millrace.v1.HeartbeatRequest.
+ * Use `create(HeartbeatRequestSchema)` to create a new message.
+ */
+export const HeartbeatRequestSchema = /*@__PURE__*/
+  messageDesc(file_millrace_v1_consumers, 20);
+
+/**
+ * Describes the message millrace.v1.HeartbeatResponse.
+ * Use `create(HeartbeatResponseSchema)` to create a new message.
+ */
+export const HeartbeatResponseSchema = /*@__PURE__*/
+  messageDesc(file_millrace_v1_consumers, 21);
+
+/**
+ * Describes the message millrace.v1.LeaveRequest.
+ * Use `create(LeaveRequestSchema)` to create a new message.
+ */
+export const LeaveRequestSchema = /*@__PURE__*/
+  messageDesc(file_millrace_v1_consumers, 22);
+
+/**
+ * Describes the message millrace.v1.LeaveResponse.
+ * Use `create(LeaveResponseSchema)` to create a new message.
+ */
+export const LeaveResponseSchema = /*@__PURE__*/
+  messageDesc(file_millrace_v1_consumers, 23);
+
+/**
  * Describes the enum millrace.v1.CommitStatus.
  */
 export const CommitStatusSchema = /*@__PURE__*/
@@ -48,7 +197,21 @@ export const CommitStatus = /*@__PURE__*/
   tsEnum(CommitStatusSchema);
 
 /**
- * Keeps what consumer groups have processed.
+ * Describes the enum millrace.v1.ConsumerGroupState.
+ */
+export const ConsumerGroupStateSchema = /*@__PURE__*/
+  enumDesc(file_millrace_v1_consumers, 1);
+
+/**
+ * What a group is doing.
+ *
+ * @generated from enum millrace.v1.ConsumerGroupState
+ */
+export const ConsumerGroupState = /*@__PURE__*/
+  tsEnum(ConsumerGroupStateSchema);
+
+/**
+ * Keeps what consumer groups have processed, and lets operators see and move them.
  *
  * @generated from service millrace.v1.ConsumerGroupService
  */

@@ -650,6 +650,13 @@ export declare type PollMetadata = Message<"millrace.v1.PollMetadata"> & {
    * @generated from field: optional int64 generation = 5;
    */
   generation?: bigint | undefined;
+
+  /**
+   * What is assigned to the member that polled; absent without a consumer id.
+   *
+   * @generated from field: millrace.v1.Assignment assignment = 6;
+   */
+  assignment?: Assignment | undefined;
 };
 
 /**
@@ -657,6 +664,40 @@ export declare type PollMetadata = Message<"millrace.v1.PollMetadata"> & {
  * Use `create(PollMetadataSchema)` to create a new message.
  */
 export declare const PollMetadataSchema: GenMessage<PollMetadata>;
+
+/**
+ * What a member of a group may read and commit.
+ *
+ * @generated from message millrace.v1.Assignment
+ */
+export declare type Assignment = Message<"millrace.v1.Assignment"> & {
+  /**
+   * The member.
+   *
+   * @generated from field: string consumer_id = 1;
+   */
+  consumerId: string;
+
+  /**
+   * Grows with every change of the group's members; to be sent with commits.
+   *
+   * @generated from field: int64 generation = 2;
+   */
+  generation: bigint;
+
+  /**
+   * Its partitions; none while there are more members than partitions, or until others let go what is meant for it.
+   *
+   * @generated from field: repeated int32 partitions = 3;
+   */
+  partitions: number[];
+};
+
+/**
+ * Describes the message millrace.v1.Assignment.
+ * Use `create(AssignmentSchema)` to create a new message.
+ */
+export declare const AssignmentSchema: GenMessage<Assignment>;
 
 /**
  * Events handed to a group.
@@ -684,6 +725,201 @@ export declare type PollResponse = Message<"millrace.v1.PollResponse"> & {
  * Use `create(PollResponseSchema)` to create a new message.
  */
 export declare const PollResponseSchema: GenMessage<PollResponse>;
+
+/**
+ * What to send of a stream, and how.
+ *
+ * @generated from message millrace.v1.SubscribeRequest
+ */
+export declare type SubscribeRequest = Message<"millrace.v1.SubscribeRequest"> & {
+  /**
+   * The stream's name.
+   *
+   * @generated from field: string stream_name = 1;
+   */
+  streamName: string;
+
+  /**
+   * Reads as a member of this group, which is created if it is new; without one the caller reads for itself alone.
+   *
+   * @generated from field: optional string consumer_group = 2;
+   */
+  consumerGroup?: string | undefined;
+
+  /**
+   * The member's name; without one the service makes one. A second stream of the same name ends the first.
+   *
+   * @generated from field: optional string consumer_id = 3;
+   */
+  consumerId?: string | undefined;
+
+  /**
+   * `earliest` (default), `latest`, an offset, or an RFC 3339 time: where all partitions begin. With a group, where it
+   * starts if it is new; an offset or a time is taken without a group only.
+   *
+   * @generated from field: optional string offset = 4;
+   */
+  offset?: string | undefined;
+
+  /**
+   * Where single partitions begin, without a group; the others follow `offset`.
+   *
+   * @generated from field: repeated millrace.v1.PartitionStart starts = 5;
+   */
+  starts: PartitionStart[];
+
+  /**
+   * Goes on behind the last event seen, without a group: the `resume_token` of an earlier message.
+   *
+   * @generated from field: optional string resume_token = 6;
+   */
+  resumeToken?: string | undefined;
+
+  /**
+   * Only these partitions; default all.
+   *
+   * @generated from field: repeated int32 partition = 7;
+   */
+  partition: number[];
+
+  /**
+   * CEL predicate as in a poll; events for which it is not true are passed over.
+   *
+   * @generated from field: optional string filter = 8;
+   */
+  filter?: string | undefined;
+
+  /**
+   * Commits what has been sent. Without it a group's events are committed by Commit.
+   *
+   * @generated from field: bool auto_commit = 9;
+   */
+  autoCommit: boolean;
+
+  /**
+   * Most events in a message, 1 to 10000; default 500.
+   *
+   * @generated from field: optional int32 limit = 10;
+   */
+  limit?: number | undefined;
+
+  /**
+   * Most bytes of payloads, keys and headers in a message, 1 to 32 MiB; default 1 MiB. One event is always sent.
+   *
+   * @generated from field: optional int32 max_bytes = 11;
+   */
+  maxBytes?: number | undefined;
+
+  /**
+   * Most events that a group's member is sent before it commits some, 1 to 1000000; default 10000.
+   *
+   * @generated from field: optional int32 max_uncommitted = 12;
+   */
+  maxUncommitted?: number | undefined;
+
+  /**
+   * Milliseconds without an event after which a heartbeat is sent, 100 to 60000; default 10000.
+   *
+   * @generated from field: optional int32 heartbeat = 13;
+   */
+  heartbeat?: number | undefined;
+
+  /**
+   * Keeps the member's partitions for the session timeout after the stream has ended, so that a client that restarts
+   * with the same consumer id causes no rebalance. Otherwise they are free at once.
+   *
+   * @generated from field: bool keep_membership = 14;
+   */
+  keepMembership: boolean;
+
+  /**
+   * How JSON payloads are sent.
+   *
+   * @generated from field: millrace.v1.PayloadFormat payload = 15;
+   */
+  payload: PayloadFormat;
+};
+
+/**
+ * Describes the message millrace.v1.SubscribeRequest.
+ * Use `create(SubscribeRequestSchema)` to create a new message.
+ */
+export declare const SubscribeRequestSchema: GenMessage<SubscribeRequest>;
+
+/**
+ * Where one partition begins.
+ *
+ * @generated from message millrace.v1.PartitionStart
+ */
+export declare type PartitionStart = Message<"millrace.v1.PartitionStart"> & {
+  /**
+   * The partition's number.
+   *
+   * @generated from field: int32 partition = 1;
+   */
+  partition: number;
+
+  /**
+   * `earliest`, `latest`, an offset, or an RFC 3339 time: the first event stored at it or later.
+   *
+   * @generated from field: string offset = 2;
+   */
+  offset: string;
+};
+
+/**
+ * Describes the message millrace.v1.PartitionStart.
+ * Use `create(PartitionStartSchema)` to create a new message.
+ */
+export declare const PartitionStartSchema: GenMessage<PartitionStart>;
+
+/**
+ * The next of a subscription.
+ *
+ * @generated from message millrace.v1.SubscribeResponse
+ */
+export declare type SubscribeResponse = Message<"millrace.v1.SubscribeResponse"> & {
+  /**
+   * In offset order within each partition; none in a message that only tells.
+   *
+   * @generated from field: repeated millrace.v1.Event events = 1;
+   */
+  events: Event[];
+
+  /**
+   * For a group: what is assigned to the member. In the first message, and whenever it changes.
+   *
+   * @generated from field: millrace.v1.Assignment assignment = 2;
+   */
+  assignment?: Assignment | undefined;
+
+  /**
+   * The reader has all that there was when this was sent. Sent again after it fell behind.
+   *
+   * @generated from field: bool caught_up = 3;
+   */
+  caughtUp: boolean;
+
+  /**
+   * Nothing has happened for a while; the subscription is alive.
+   *
+   * @generated from field: bool heartbeat = 4;
+   */
+  heartbeat: boolean;
+
+  /**
+   * Without a group: where to go on after this message, as the last offset seen of each partition.
+   *
+   * @generated from field: optional string resume_token = 5;
+   */
+  resumeToken?: string | undefined;
+};
+
+/**
+ * Describes the message millrace.v1.SubscribeResponse.
+ * Use `create(SubscribeResponseSchema)` to create a new message.
+ */
+export declare const SubscribeResponseSchema: GenMessage<SubscribeResponse>;
 
 /**
  * What to read of a partition.
@@ -912,6 +1148,17 @@ export declare const EventService: GenService<{
     methodKind: "unary";
     input: typeof PollRequestSchema;
     output: typeof PollResponseSchema;
+  },
+  /**
+   * Sends events as they are published, for a group or for the caller alone, until the caller ends it. Over REST the
+   * answer is a stream of Server-Sent Events, or of JSON lines for `Accept: application/x-ndjson`.
+   *
+   * @generated from rpc millrace.v1.EventService.Subscribe
+   */
+  subscribe: {
+    methodKind: "server_streaming";
+    input: typeof SubscribeRequestSchema;
+    output: typeof SubscribeResponseSchema;
   },
   /**
    * Reads one partition at an offset, without a group and without changing anything.

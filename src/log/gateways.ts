@@ -1,0 +1,29 @@
+import { randomBytes } from "node:crypto";
+import type { JetStream } from "../jetstream/connection.ts";
+import { gatewaySubject } from "../jetstream/names.ts";
+
+/** A gateway that does not answer within this is asked again later; one that has ended is known at once. */
+const PROBE_MS = 1000;
+
+/** This process among the gateways of one NATS, and whether others live. */
+export class Gateways {
+  readonly #js: JetStream;
+  /** This process. */
+  readonly own = randomBytes(6).toString("hex");
+
+  constructor(js: JetStream) {
+    this.#js = js;
+    js.nc.subscribe(gatewaySubject(this.own), { callback: (_error, msg) => void msg.respond() });
+  }
+
+  /** False only when it is sure: nobody listens for it, so its connection is closed. */
+  async lives(gateway: string): Promise<boolean> {
+    if (gateway === this.own) return true;
+    try {
+      await this.#js.nc.request(gatewaySubject(gateway), undefined, { timeout: PROBE_MS });
+      return true;
+    } catch (error) {
+      return !/no responders/i.test((error as Error).message);
+    }
+  }
+}

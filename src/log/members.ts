@@ -1,0 +1,222 @@
+import type { Deadline } from "../domain/deadline.ts";
+import { notPartitionOwner } from "../domain/errors.ts";
+import {
+  acknowledge,
+  commitFault,
+  enter,
+  type Holding,
+  lapsed,
+  leave,
+  type Membership,
+  memberOf,
+  noMembers,
+  resize,
+  restart,
+} from "../domain/membership.ts";
+import { Mutex } from "../domain/mutex.ts";
+import type { Bucket, Change } from "../jetstream/kv.ts";
+
+/** A member as it shows itself to a gateway. */
+export interface MemberIdentity {
+  readonly id: string;
+  /** Of a member that subscribes; see {@link Membership}. */
+  readonly session?: string;
+}
+
+/** A lease is written anew when it is older than this part of the session timeout. */
+const RENEW_PART = 1 / 8;
+
+/**
+ * The members of one group in one stream: the stored state, a copy of it that a watch keeps near, and the steps that
+ * change it. What the copy lags behind does no harm: what a former owner takes comes from a consumer of its own, and
+ * its commits meet the epoch that the next owner has stored.
+ */
+export class Members {
+  readonly #bucket: Bucket<Membership>;
+  readonly #key: string;
+  readonly #listeners = new Set<() => void>();
+  /** Steps of this gateway follow each other; only those of others can come in between. */
+  readonly #mutex = new Mutex();
+  readonly #clock: () => number;
+  sessionTimeoutMs: number;
+  #state: Membership | undefined;
+  #revision = 0;
+  #loaded = false;
+
+  constructor(bucket: Bucket<Membership>, key: string, sessionTimeoutMs: number, clock: () => number = Date.now) {
+    this.#bucket = bucket;
+    this.#key = key;
+    this.sessionTimeoutMs = sessionTimeoutMs;
+    this.#clock = clock;
+  }
+
+  /** The state as far as this gateway knows; undefined: the group never had members here. */
+  get state(): Membership | undefined {
+    return this.#state;
+  }
+
+  /** How often whoever waits or streams has to {@link claim} again. */
+  get renewMs(): number {
+    return Math.max(20, this.sessionTimeoutMs * RENEW_PART);
+  }
+
+  /** Who has a partition and since when; undefined: the group never had members here. */
+  holding(partition: number): Holding | undefined {
+    return this.#state?.partitions[partition];
+  }
+
+  /** Calls `listener` at every change, until the returned function is called. */
+  onChange(listener: () => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /** What the watch reports. */
+  changed({ value, revision }: Change<Membership>): void {
+    if (revision < this.#revision) return;
+    this.#loaded = true;
+    this.#adopt(value, revision);
+  }
+
+  /** Reads the stored state anew. */
+  async reload(deadline: Deadline): Promise<void> {
+    const { value, revision } = await this.#bucket.get(this.#key, deadline);
+    this.#loaded = true;
+    // 0: the group was deleted, and all that was known of it is void.
+    if (revision >= this.#revision || revision === 0) this.#adopt(value, revision);
+  }
+
+  /**
+   * Shows that a member is there: it joins or renews its lease, sees the present generation, and lets go what this one
+   * takes away; members that stayed away too long are taken out. Writes only when something is to be written.
+   */
+  async claim(member: MemberIdentity, partitions: number, deadline: Deadline): Promise<Membership> {
+    return this.#change(partitions, deadline, (state) => {
+      const nowMs = this.#clock();
+      let next = leave(
+        state,
+        this.#lapsed(state, nowMs).map(({ id }) => id),
+      );
+      const known = memberOf(next, member.id);
+      if (!known || known.session !== member.session || nowMs - known.seenMs > this.renewMs)
+        next = enter(next, member.id, nowMs, member.session);
+      return memberOf(next, member.id)!.told === next.generation ? next : acknowledge(next, member.id);
+    });
+  }
+
+  /** Renews a lease without seeing a new generation. @throws ServiceError NOT_PARTITION_OWNER when it is no member. */
+  async renew(id: string, deadline: Deadline): Promise<Membership> {
+    return this.#change(0, deadline, (state) => {
+      const nowMs = this.#clock();
+      const known = memberOf(state, id);
+      if (!known || this.#lapsed(state, nowMs).includes(known)) throw notPartitionOwner(`"${id}" is no member now`);
+      return nowMs - known.seenMs > this.renewMs ? enter(state, id, nowMs, known.session) : state;
+    });
+  }
+
+  /** Takes out those that have left or lapsed, so that nobody is a member who is gone. */
+  async live(deadline: Deadline): Promise<Membership | undefined> {
+    if (!this.#loaded) await this.reload(deadline);
+    const state = this.#state;
+    if (!state || this.#lapsed(state, this.#clock()).length === 0) return state;
+    return this.#change(0, deadline, (each) =>
+      leave(
+        each,
+        this.#lapsed(each, this.#clock()).map(({ id }) => id),
+      ),
+    );
+  }
+
+  /** A member goes; what it had is free at once. With `session` only when it still is that stream's. */
+  async leave(id: string, deadline: Deadline, session?: string): Promise<boolean> {
+    let left = false;
+    await this.#change(0, deadline, (state) => {
+      const known = memberOf(state, id);
+      left = known !== undefined && (session === undefined || known.session === session);
+      return left ? leave(state, [id]) : state;
+    });
+    return left;
+  }
+
+  /** A stream closes and its member stays, for the session timeout. */
+  async detach(id: string, session: string, deadline: Deadline): Promise<void> {
+    await this.#change(0, deadline, (state) => {
+      if (memberOf(state, id)?.session !== session) return state;
+      const members = state.members.map((each) =>
+        each.id === id ? { id, seenMs: this.#clock(), told: each.told } : each,
+      );
+      return { ...state, members };
+    });
+  }
+
+  /** Begins a new epoch of some partitions at offsets: what was handed out before can't be committed any more. */
+  async seek(offsets: ReadonlyMap<number, number>, deadline: Deadline): Promise<void> {
+    await this.#change(0, deadline, (state) => restart(state, [...offsets.keys()], offsets));
+  }
+
+  /** Takes out members whose gateway has ended; its streams are closed. */
+  async forgetGateway(gateway: string, deadline: Deadline): Promise<void> {
+    await this.#change(0, deadline, (state) =>
+      leave(
+        state,
+        state.members.filter(({ session }) => session?.startsWith(`${gateway}.`)).map(({ id }) => id),
+      ),
+    );
+  }
+
+  /**
+   * Checks that a member may commit in partitions, and counts as a sign of life of it.
+   *
+   * @throws ServiceError NOT_PARTITION_OWNER.
+   */
+  async checkCommit(
+    id: string,
+    partitions: readonly number[],
+    generation: number | undefined,
+    deadline: Deadline,
+  ): Promise<void> {
+    const fault = () => {
+      const state = this.#state ?? noMembers(0);
+      if (this.#lapsed(state, this.#clock()).some((member) => member.id === id)) return `"${id}" stayed away too long`;
+      for (const partition of partitions) {
+        const found = commitFault(state, id, partition, generation);
+        if (found) return found;
+      }
+      return undefined;
+    };
+    if (fault()) {
+      await this.reload(deadline);
+      const found = fault();
+      if (found) throw notPartitionOwner(found);
+    }
+    await this.renew(id, deadline);
+  }
+
+  #lapsed(state: Membership, nowMs: number) {
+    // A lease that was not written again for its being young still holds for the whole session timeout.
+    return lapsed(state, nowMs, this.sessionTimeoutMs + this.renewMs);
+  }
+
+  #change(partitions: number, deadline: Deadline, step: (state: Membership) => Membership): Promise<Membership> {
+    return this.#mutex.run(async () => {
+      if (!this.#loaded) await this.reload(deadline);
+      for (;;) {
+        const before = this.#state ?? noMembers(partitions);
+        const next = step(resize(before, partitions));
+        if (next === before) return before;
+        const revision = await this.#bucket.put(this.#key, next, this.#revision, deadline);
+        if (revision === undefined) await this.reload(deadline);
+        else {
+          if (revision > this.#revision) this.#adopt(next, revision);
+          return next;
+        }
+      }
+    });
+  }
+
+  #adopt(state: Membership | undefined, revision: number): void {
+    this.#state = state;
+    this.#revision = revision;
+    for (const listener of [...this.#listeners]) listener();
+  }
+}
