@@ -1,3 +1,4 @@
+import { availableParallelism } from "node:os";
 import { DEFAULT_ACK_WAIT_MS, DEFAULT_SESSION_TIMEOUT_MS } from "./domain/limits.ts";
 
 /** Every setting, from the environment; see the README. */
@@ -17,6 +18,12 @@ export interface Config {
   readonly ackWaitMs: number;
   /** A new group's member that is not heard of for so long loses its partitions, in milliseconds. */
   readonly sessionTimeoutMs: number;
+  /** What this process does: serve callers, run processors, or both. A process of any role answers every call. */
+  readonly role: "all" | "gateway" | "processor";
+  /** Most threads that run processors in this process. */
+  readonly processorThreads: number;
+  /** Directory of ES modules that processors may use as functions; undefined: none. */
+  readonly functionsDir: string | undefined;
   readonly logLevel: string;
   readonly tls:
     | { readonly certFile: string; readonly keyFile: string; readonly clientCaFile: string | undefined }
@@ -63,6 +70,9 @@ export function loadConfig(env: NodeJS.ProcessEnv): Config {
     catalogReplicas: number("MILLRACE_CATALOG_REPLICAS", 1, 1, 5),
     ackWaitMs: number("MILLRACE_ACK_WAIT_MS", DEFAULT_ACK_WAIT_MS, 100, 86_400_000),
     sessionTimeoutMs: number("MILLRACE_SESSION_TIMEOUT_MS", DEFAULT_SESSION_TIMEOUT_MS, 100, 3_600_000),
+    role: oneOf("MILLRACE_ROLE", "all", ["all", "gateway", "processor"]) as Config["role"],
+    processorThreads: number("MILLRACE_PROCESSOR_THREADS", Math.min(64, availableParallelism()), 1, 64),
+    functionsDir: env.MILLRACE_FUNCTIONS_DIR?.trim() || undefined,
     logLevel: oneOf("MILLRACE_LOG_LEVEL", "info", LOG_LEVELS),
     tls: certFile && keyFile ? { certFile, keyFile, clientCaFile: env.MILLRACE_TLS_CLIENT_CA || undefined } : undefined,
     drainMs: number("MILLRACE_DRAIN_MS", 10_000, 0, 600_000),

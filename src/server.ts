@@ -12,6 +12,7 @@ import { startEmbeddedNats } from "./jetstream/embedded.ts";
 import { Appender } from "./log/append.ts";
 import { Catalog } from "./log/catalog.ts";
 import { Groups } from "./log/groups.ts";
+import { openProcessing } from "./processing-server.ts";
 import { Consumer } from "./services/consumer.ts";
 import { eventService } from "./services/events.ts";
 import { groupService } from "./services/groups.ts";
@@ -57,6 +58,7 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
       mount(StreamService, streamService(js, catalog)),
       mount(EventService, eventService(producer, consumer)),
       mount(ConsumerGroupService, groupService(consumer, catalog, groups)),
+      ...(await openProcessing({ js, catalog, natsUrl: url, config, logger, owned })),
     ],
     hot: hotHandlers(producer, consumer),
     logger,

@@ -47,10 +47,22 @@ export interface Expression {
    *   JSON text of a timestamp or duration.
    */
   evaluate(event: StoredEvent): Evaluation;
+  /** As {@link evaluate}, over variables that several expressions share. */
+  evaluateOn(variables: Variables): Evaluation;
+}
+
+/** What an expression is evaluated over. Objects within `value` are Maps. */
+export interface Variables {
+  readonly key: string | null;
+  readonly value: unknown;
+  readonly headers: Map<string, string>;
+  readonly partition: bigint;
+  readonly offset: bigint;
+  readonly timestamp: Timestamp;
 }
 
 /** The variables of one event. Each is made when an expression first asks for it, and only once. */
-class EventVariables {
+class EventVariables implements Variables {
   readonly #event: StoredEvent;
   #value: unknown;
   #headers: Map<string, string> | undefined;
@@ -94,7 +106,7 @@ class EventVariables {
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
 /** Objects become Maps: a key such as `constructor` or `__proto__` is an entry like any other there. */
-function toMaps(json: unknown): unknown {
+export function toMaps(json: unknown): unknown {
   if (typeof json !== "object" || json === null) return json;
   if (Array.isArray(json)) {
     for (let i = 0; i < json.length; i++) json[i] = toMaps(json[i]);
@@ -130,8 +142,11 @@ export function compileExpression(text: string, field = "filter"): Expression {
     text,
     resultType: checked.resultType,
     evaluate(event) {
+      return this.evaluateOn(new EventVariables(event));
+    },
+    evaluateOn(variables) {
       const outcome = withinSteps(checked.patterns, () => {
-        const result = run(new EventVariables(event));
+        const result = run(variables);
         if (isCelError(result)) throw result;
         if (typeof result !== "object") return result;
         visitingSteps(result); // a copy is as large as what is visited
@@ -160,7 +175,7 @@ export function compileFilter(text: string, field = "filter"): (event: StoredEve
   };
 }
 
-function compile(text: string, field: string): { checked: Checked; run: (variables: EventVariables) => CelResult } {
+function compile(text: string, field: string): { checked: Checked; run: (variables: Variables) => CelResult } {
   if (text.trim() === "") throw invalidArgument(field, "must not be empty");
   if (text.length > MAX_EXPRESSION_BYTES || Buffer.byteLength(text) > MAX_EXPRESSION_BYTES)
     throw invalidArgument(field, `must be at most ${MAX_EXPRESSION_BYTES} bytes`);

@@ -4,6 +4,7 @@ import { headerBlock } from "./message.ts";
 
 /** A message as a pull delivered it. */
 export interface Delivered {
+  readonly subject: string;
   readonly seq: number;
   readonly consumerSeq: number;
   /** How many times it was delivered, this time included. */
@@ -179,6 +180,7 @@ function delivered(msg: Msg, reply: string): Delivered {
   const tokens = reply.split(".");
   const at = (tokens.length >= 11 ? ACK_PREFIX_TOKENS + 2 : ACK_PREFIX_TOKENS) + 2;
   return {
+    subject: msg.subject,
     deliveries: Number(tokens[at]),
     seq: Number(tokens[at + 1]),
     consumerSeq: Number(tokens[at + 2]),

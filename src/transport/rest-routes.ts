@@ -18,7 +18,7 @@ import { fromRestJson, fromText, toRestJson } from "./json.ts";
 export interface RestRoute {
   readonly method: DescMethod;
   readonly httpMethod: string;
-  /** With `:name` for each parameter. */
+  /** With `:name` for each parameter and `::` for a colon. */
   readonly path: string;
   /** The fields that the path's parameters fill. */
   readonly params: ReadonlyMap<string, DescField>;
@@ -40,7 +40,8 @@ function routeOf(method: DescMethod, rule: HttpRule): RestRoute {
   const { case: verb, value } = rule.pattern;
   if (verb === undefined || verb === "custom") throw new Error(`${method}: unsupported http rule`);
   const params = new Map<string, DescField>();
-  const path = value.replace(/\{(\w+)\}/g, (_, name: string) => {
+  // A verb's colon (`streams:verb`) is doubled, since Fastify would take it for a parameter's.
+  const path = value.replaceAll(":", "::").replace(/\{(\w+)\}/g, (_, name: string) => {
     params.set(name, fieldOf(method.input, name));
     return `:${name}`;
   });

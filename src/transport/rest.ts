@@ -124,7 +124,8 @@ function notFound(req: FastifyRequest, routes: readonly RestRoute[]): ServiceErr
   );
 }
 
-const patternOf = (route: RestRoute): RegExp => new RegExp(`^${route.path.replace(/:\w+/g, "[^/]+")}$`);
+const patternOf = (route: RestRoute): RegExp =>
+  new RegExp(`^${route.path.replace(/::|:\w+/g, (part) => (part === "::" ? ":" : "[^/]+"))}$`);
 
 /** Is aborted when the caller goes away before its answer is complete. */
 function callerSignal(reply: FastifyReply): AbortSignal {

@@ -254,6 +254,13 @@ export enum ErrorCode {
   METHOD_NOT_ALLOWED = 1109,
 
   /**
+   * The row, window, savepoint or function does not exist.
+   *
+   * @generated from enum value: ERROR_CODE_RESOURCE_NOT_FOUND = 1110;
+   */
+  RESOURCE_NOT_FOUND = 1110,
+
+  /**
    * A failure of the service itself; its log tells more under the request's id.
    *
    * @generated from enum value: ERROR_CODE_INTERNAL = 1199;

@@ -1,0 +1,51 @@
+import type { Logger } from "pino";
+import { ProcessorService } from "../gen/millrace/v1/processors_pb.js";
+import { TableService } from "../gen/millrace/v1/tables_pb.js";
+import type { Config } from "./config.ts";
+import type { JetStream } from "./jetstream/connection.ts";
+import { openBucket } from "./jetstream/kv.ts";
+import type { Catalog } from "./log/catalog.ts";
+import { FunctionRegistry } from "./processing/function-registry.ts";
+import { Presence } from "./processing/presence.ts";
+import { Processors } from "./processing/processors.ts";
+import { ProcessorStore } from "./processing/store.ts";
+import { Supervisor } from "./processing/supervisor.ts";
+import { TABLES_BUCKET } from "./processing/tables.ts";
+import { processorService } from "./services/processors.ts";
+import { type TableRow, tableService } from "./services/tables.ts";
+import { type Mounted, mount } from "./transport/in-process.ts";
+
+/** What {@link openProcessing} needs; what it opens is closed with `owned`. */
+export interface ProcessingOptions {
+  readonly js: JetStream;
+  readonly catalog: Catalog;
+  readonly natsUrl: string;
+  readonly config: Config;
+  readonly logger: Logger;
+  readonly owned: AsyncDisposableStack;
+}
+
+/** Opens all that has to do with processors, and starts to run them unless this process is a mere gateway. */
+export async function openProcessing(options: ProcessingOptions): Promise<Mounted[]> {
+  const { js, catalog, config, logger, owned, natsUrl } = options;
+  const replicas = config.catalogReplicas;
+  const runs = config.role !== "gateway";
+  const tables = await openBucket<TableRow>(js, TABLES_BUCKET, replicas);
+  const store = owned.use(await ProcessorStore.open(js, replicas));
+  const functions = owned.use(await FunctionRegistry.open(js, replicas, config.functionsDir));
+  const presence = owned.use(await Presence.open(js, replicas, runs, logger));
+  const processors = new Processors({ js, store, catalog, functions, presence });
+  if (runs)
+    owned.use(
+      new Supervisor({
+        store,
+        catalog,
+        presence,
+        natsUrl,
+        threads: config.processorThreads,
+        functionsDir: config.functionsDir,
+        log: logger,
+      }),
+    );
+  return [mount(ProcessorService, processorService(js, processors)), mount(TableService, tableService(tables))];
+}

@@ -1,0 +1,226 @@
+import type { StoredEvent } from "../domain/event.ts";
+import type { WindowStage } from "../domain/topology.ts";
+import { endNumber, nextEnd } from "../domain/window.ts";
+import type { JetStream } from "../jetstream/connection.ts";
+import { partitionStream, partitionSubject } from "../jetstream/names.ts";
+import { OrderedReader, Truncated } from "../jetstream/ordered-reader.ts";
+import type { StreamRecord } from "../log/catalog.ts";
+import { decodeEvent } from "../log/decode.ts";
+import type { PartitionProgress } from "./checkpoint.ts";
+import type { PartitionMark } from "./exchange.ts";
+import { Flight } from "./flight.ts";
+import type { LocalWindows } from "./local-windows.ts";
+import { type Grouped, type Pipeline, type PipelineSink, StepFailure } from "./pipeline.ts";
+
+/** What one event came to; its lane takes it over in one step. */
+export interface EventOutcome {
+  readonly passed: Flight[];
+  readonly failures: StepFailure[];
+  filtered: number;
+}
+
+/** What a partition needs of its lane. */
+export interface PartitionPartOptions {
+  readonly js: JetStream;
+  readonly source: StreamRecord;
+  readonly partition: number;
+  readonly before: Pipeline;
+  readonly stage: WindowStage | undefined;
+  readonly group: ((flight: Flight) => Grouped) | undefined;
+  readonly local: LocalWindows | undefined;
+  readonly idleTimeoutMs: number;
+  /** Offsets of events that ended their thread; they are set aside unprocessed. */
+  readonly poison: ReadonlySet<number>;
+  readonly progress: PartitionProgress;
+  /** Milliseconds that the storage's clock is ahead of this process's. */
+  readonly clockAheadMs: () => number;
+  /** Marks of all partitions, as far as the lane knows. */
+  readonly marks: () => Iterable<PartitionMark>;
+  /** Takes over what an event came to, at once. @returns false when the lane has failed and nothing more is to be done. */
+  readonly onOutcome: (event: StoredEvent, outcome: EventOutcome, late: Flight | undefined) => boolean;
+  /** Resolves when what the steps look up is as current as the events. */
+  readonly whenCurrent: (() => Promise<void>) | undefined;
+  /** Events before this offset are gone. @returns whether to go on with it. */
+  readonly onTruncated: (partition: number, firstOffset: number) => boolean;
+  /** After each batch; resolves when the lane has room for more. */
+  readonly onBatch: (atEnd: boolean) => Promise<void> | undefined;
+}
+
+const BATCH = 500;
+const BATCH_BYTES = 4 * 1024 * 1024;
+const MAX_WAIT_MS = 1000;
+/** An event may be stored with a time by this much before the moment at which the storage said that there is none. */
+const CLOCK_MARGIN_MS = 100;
+
+/** Reads one partition of the source and runs its events through the steps, in order. */
+export class PartitionPart {
+  readonly #options: PartitionPartOptions;
+  readonly progress: PartitionProgress;
+  #lastWindowed = performance.now();
+  #lag = 0;
+
+  constructor(options: PartitionPartOptions) {
+    this.#options = options;
+    this.progress = options.progress;
+  }
+
+  get partition(): number {
+    return this.#options.partition;
+  }
+
+  get mark(): PartitionMark {
+    const { watermark, idle, lastEnd } = this.progress;
+    return [this.partition, watermark, idle ? 1 : 0, lastEnd];
+  }
+
+  /** Events after the last one read, when last heard of. */
+  get lag(): number {
+    return this.#lag;
+  }
+
+  /** What others have to hear of soon: it changes when windows can close, or may have to. */
+  get signature(): string {
+    const { stage } = this.#options;
+    const { watermark, idle, lastEnd } = this.progress;
+    if (!stage) return "";
+    const closable = watermark === null ? null : (endNumber(stage.window, watermark - stage.graceMs) ?? watermark);
+    return `${closable} ${idle} ${lastEnd}`;
+  }
+
+  /** Processes events until the signal. @throws StreamGone, ServiceError. */
+  async run(signal: AbortSignal): Promise<void> {
+    for (;;) {
+      try {
+        return await this.#run(signal);
+      } catch (error) {
+        if (!(error instanceof Truncated)) throw error;
+        if (!this.#options.onTruncated(this.partition, error.firstSeq - 1)) return;
+        this.progress.next = error.firstSeq - 1;
+      }
+    }
+  }
+
+  async #run(signal: AbortSignal): Promise<void> {
+    const { js, source, partition, onBatch, whenCurrent } = this.#options;
+    const reader = new OrderedReader(js, {
+      jsStream: partitionStream(source.name, partition),
+      filter: partitionSubject(source.name, partition),
+      from: this.progress.next + 1,
+      dense: true,
+      batch: BATCH,
+      maxBytes: BATCH_BYTES,
+    });
+    try {
+      while (!signal.aborted) {
+        const askedAt = Date.now();
+        const waitMs = this.#waitMs();
+        const { messages, atEnd } = await reader.read(waitMs, signal);
+        if (messages.length > 0 && whenCurrent) await whenCurrent();
+        for (const message of messages) {
+          if (signal.aborted) return;
+          const going = this.#process(decodeEvent(partition, message));
+          if (!(going instanceof Promise ? await going : going)) return;
+        }
+        this.#lag = reader.pending;
+        if (atEnd) this.#rest(messages.length === 0 ? Date.now() : askedAt);
+        const room = onBatch(atEnd);
+        if (room) await room;
+      }
+    } finally {
+      await reader.close();
+    }
+  }
+
+  /** No longer than until a window may have to close by the clock. */
+  #waitMs(): number {
+    const { stage, idleTimeoutMs, clockAheadMs } = this.#options;
+    if (!stage) return MAX_WAIT_MS;
+    if (stage.timestampField !== undefined) return Math.min(MAX_WAIT_MS, Math.max(50, idleTimeoutMs / 4));
+    const now = Date.now() + clockAheadMs() - CLOCK_MARGIN_MS - stage.graceMs;
+    const { window } = stage;
+    const end = window.type === "session" ? now + window.gapMs : nextEnd(window, now);
+    return Math.min(MAX_WAIT_MS, Math.max(20, end - now + 5));
+  }
+
+  #process(event: StoredEvent): boolean | Promise<boolean> {
+    const outcome: EventOutcome = { passed: [], failures: [], filtered: 0 };
+    const flight = new Flight(event);
+    if (this.#options.poison.has(event.offset)) {
+      const reason = new Error("a function did not come to an end on this event");
+      outcome.failures.push(new StepFailure(0, "dlq", reason, flight));
+      return this.#take(event, outcome);
+    }
+    const running = this.#options.before.run(flight, sinkOf(outcome));
+    return running ? running.then(() => this.#take(event, outcome)) : this.#take(event, outcome);
+  }
+
+  /** Takes what an event came to into windows, or into what is to be written. Nothing is awaited in here. */
+  #take(event: StoredEvent, outcome: EventOutcome): boolean {
+    const { stage, group, local } = this.#options;
+    const { progress } = this;
+    let late: Flight | undefined;
+    if (stage && group && local) {
+      const before = progress.watermark;
+      for (const flight of outcome.passed.splice(0)) {
+        let grouped: Grouped;
+        try {
+          grouped = group(flight);
+        } catch (error) {
+          if (!(error instanceof StepFailure)) throw error;
+          outcome.failures.push(error);
+          continue;
+        }
+        const end = local.add(flight, grouped, before);
+        if (end === undefined) late = flight;
+        else progress.lastEnd = Math.max(progress.lastEnd ?? 0, end);
+        progress.watermark = Math.max(progress.watermark ?? 0, grouped.timeMs);
+        this.#lastWindowed = performance.now();
+        progress.idle = false;
+      }
+      if (stage.timestampField === undefined) progress.watermark = Math.max(progress.watermark ?? 0, event.timestampMs);
+    }
+    if (!this.#options.onOutcome(event, outcome, late)) return false;
+    progress.next = event.offset + 1;
+    return true;
+  }
+
+  /**
+   * The storage had nothing more at `atMs`: the watermark may move on by itself, as far as some window waits for it.
+   *
+   * @param atMs a moment of this process's clock that is not after the storage's answer.
+   */
+  #rest(atMs: number): void {
+    const { stage, idleTimeoutMs, clockAheadMs } = this.#options;
+    this.#lag = 0;
+    if (!stage) return;
+    const { progress } = this;
+    const serverMs = atMs + clockAheadMs();
+    let wanted = progress.lastEnd ?? Number.NEGATIVE_INFINITY;
+    let lowest = Number.POSITIVE_INFINITY;
+    for (const [partition, watermark, idle, lastEnd] of this.#options.marks()) {
+      if (lastEnd !== null) wanted = Math.max(wanted, lastEnd);
+      if (partition !== this.partition && idle === 0) lowest = Math.min(lowest, watermark ?? Number.NEGATIVE_INFINITY);
+    }
+    const isIdle = performance.now() - this.#lastWindowed >= idleTimeoutMs;
+    if (stage.timestampField === undefined) {
+      progress.idle = isIdle;
+      this.#advance(serverMs - CLOCK_MARGIN_MS, wanted);
+    } else if (isIdle) {
+      progress.idle = true;
+      this.#advance(lowest === Number.POSITIVE_INFINITY ? serverMs - idleTimeoutMs : lowest, wanted);
+    }
+  }
+
+  #advance(toMs: number, wantedMs: number): void {
+    const now = this.progress.watermark ?? Number.NEGATIVE_INFINITY;
+    if (now < wantedMs && toMs > now) this.progress.watermark = Math.floor(toMs);
+  }
+}
+
+function sinkOf(outcome: EventOutcome): PipelineSink {
+  return {
+    passed: (flight) => void outcome.passed.push(flight),
+    filtered: () => void outcome.filtered++,
+    failed: (failure) => void outcome.failures.push(failure),
+  };
+}

@@ -1,0 +1,311 @@
+import { createHash, randomBytes } from "node:crypto";
+import { isDeepStrictEqual } from "node:util";
+import { type Deadline, msLeft, pause } from "../domain/deadline.ts";
+import { ErrorCode, invalidArgument, invalidArguments, ServiceError, streamNotFound } from "../domain/errors.ts";
+import { checkOperations, type OperationFields, type Topology } from "../domain/topology.ts";
+import type { JetStream } from "../jetstream/connection.ts";
+import { toServiceError } from "../jetstream/errors.ts";
+import { Journal } from "../jetstream/journal.ts";
+import type { Catalog, StreamRecord } from "../log/catalog.ts";
+import { JournalNames } from "./checkpoint.ts";
+import type { FunctionRegistry } from "./function-registry.ts";
+import type { FunctionRecord } from "./functions.ts";
+import { type LaneView, type MetricsView, metricsOf, readLanes, type StatusWord, statusOf } from "./inspect.ts";
+import type { Presence } from "./presence.ts";
+import type { ProcessorRecord, ProcessorSettings } from "./record.ts";
+import type { ProcessorStore } from "./store.ts";
+
+/** Settings as they are asked for; what is left out has its default, or stays. */
+export type SettingsFields = { readonly [Field in keyof ProcessorSettings]?: ProcessorSettings[Field] | undefined };
+
+/** A processor to create. */
+export interface NewProcessor {
+  readonly name: string;
+  readonly source: string;
+  readonly operations: readonly OperationFields[];
+  readonly sink: string;
+  readonly settings: SettingsFields;
+  /** A repeat with the same key gives the processor of the first call. */
+  readonly idempotencyKey: string | undefined;
+}
+
+export interface ProcessorChange {
+  readonly operations: readonly OperationFields[] | undefined;
+  readonly sink: string | undefined;
+  readonly settings: SettingsFields;
+  readonly start: "earliest" | "latest" | "checkpoint" | undefined;
+}
+
+/** A processor with all there is to say of it. */
+export interface ProcessorView {
+  readonly record: ProcessorRecord;
+  readonly status: StatusWord;
+  readonly reason: string | undefined;
+  readonly metrics: MetricsView;
+}
+
+/** What a processor makes its sinks remember ids for, so that a longer outage repeats nothing. */
+const SINK_DUPLICATE_WINDOW_MS = 15 * 60 * 1000;
+const DEFAULT_IDLE_MS = 30_000;
+const DEFAULT_CHECKPOINT_MS = 10_000;
+const DEFAULT_MAX_PARALLELISM = 4;
+/** A call waits this long for what it asked for to have happened. */
+const SETTLE_MS = 6000;
+const LOOK_MS = 25;
+
+export interface ProcessorsOptions {
+  readonly js: JetStream;
+  readonly store: ProcessorStore;
+  readonly catalog: Catalog;
+  readonly functions: FunctionRegistry;
+  readonly presence: Presence;
+}
+
+/** Creates, describes and changes processors; which process runs them is another matter. */
+export class Processors {
+  readonly #o: ProcessorsOptions;
+
+  constructor(options: ProcessorsOptions) {
+    this.#o = options;
+  }
+
+  /** @throws ServiceError INVALID_ARGUMENT that names operations at fault, STREAM_NOT_FOUND for the source. */
+  async create(asked: NewProcessor, deadline: Deadline): Promise<ProcessorView & { created: boolean }> {
+    const functions = await this.#o.functions.all();
+    const topology = checkOperations(asked.operations, new Set(functions.keys()));
+    if (asked.sink === asked.source) throw invalidArgument("sink", "must be another stream than the source");
+    const source = await this.#o.catalog.find(asked.source, deadline);
+    await this.#sinkFor(asked.sink, source, deadline);
+    const settings = withDefaults(asked.settings, source);
+    const record: ProcessorRecord = {
+      id: newId(asked.idempotencyKey),
+      name: asked.name,
+      source: source.name,
+      sourceId: source.id,
+      sink: asked.sink,
+      operations: asked.operations,
+      topology,
+      functions: functionsOf(topology, functions),
+      settings,
+      lanes: settings.parallelism,
+      desired: "running",
+      generation: 1,
+      incarnation: 1,
+      start: settings.startFrom,
+      revision: 1,
+      replicas: source.replicationFactor,
+      createdAtMs: Date.now(),
+    };
+    const names = new JournalNames(record.id);
+    // Before the record: whoever reads the record finds the journal.
+    await translated(() => new Journal(this.#o.js, names.stream).create(names.subjects, record.replicas, deadline));
+    const { record: stored, created } = await this.#o.store.create(record, deadline);
+    if (!created && !isSame(stored, record))
+      throw new ServiceError(ErrorCode.ALREADY_EXISTS, "the Idempotency-Key was used for another processor");
+    const view = await this.#settled(stored, deadline);
+    return { ...view, created };
+  }
+
+  /** @throws ServiceError PROCESSOR_NOT_FOUND. */
+  async get(id: string, deadline: Deadline): Promise<ProcessorView> {
+    return this.view(await this.#o.store.get(id, deadline), deadline);
+  }
+
+  list(after: string, limit: number): ProcessorRecord[] {
+    return this.#o.store.list(after, limit);
+  }
+
+  /** The stored record. @throws ServiceError PROCESSOR_NOT_FOUND. */
+  record(id: string, deadline: Deadline): Promise<ProcessorRecord> {
+    return this.#o.store.get(id, deadline);
+  }
+
+  async view(record: ProcessorRecord, deadline: Deadline): Promise<ProcessorView> {
+    return translated(async () => {
+      const lanes = await this.#lanes(record, deadline);
+      const source = await this.#stream(record.source, deadline);
+      const sink = await this.#stream(record.sink, deadline);
+      const { status, reason } = statusOf(record, lanes, { source, sink }, this.#o.presence.live);
+      const metrics = await metricsOf(this.#o.js, record, lanes, source, deadline);
+      return { record, status, reason, metrics };
+    });
+  }
+
+  async pause(id: string, deadline: Deadline): Promise<ProcessorView> {
+    const record = await this.#o.store.change(
+      id,
+      (present) => (present.desired === "paused" ? undefined : { ...present, desired: "paused" }),
+      deadline,
+    );
+    return this.#settled(record, deadline);
+  }
+
+  async resume(id: string, deadline: Deadline): Promise<ProcessorView> {
+    const { status } = await this.get(id, deadline);
+    const record = await this.#o.store.change(
+      id,
+      (present) =>
+        present.desired === "running" && status !== "failed" ? undefined : { ...present, desired: "running" },
+      deadline,
+    );
+    return this.#settled(record, deadline);
+  }
+
+  /** @throws ServiceError PROCESSOR_NOT_FOUND, STREAM_NOT_FOUND when the source is gone. */
+  async reset(id: string, start: "earliest" | "latest", deadline: Deadline): Promise<ProcessorView> {
+    const { source: name } = await this.#o.store.get(id, deadline);
+    const source = await this.#o.catalog.find(name, deadline);
+    const record = await this.#o.store.change(
+      id,
+      (present) => ({ ...present, sourceId: source.id, incarnation: present.incarnation + 1, start }),
+      deadline,
+    );
+    return this.#settled(record, deadline);
+  }
+
+  /** @throws ServiceError INVALID_ARGUMENT, also when windows change and no start is named. */
+  async update(id: string, change: ProcessorChange, deadline: Deadline): Promise<ProcessorView> {
+    const functions = await this.#o.functions.all();
+    const present = await this.#o.store.get(id, deadline);
+    const operations = change.operations ?? present.operations;
+    const topology = checkOperations(operations, new Set(functions.keys()));
+    const sink = change.sink ?? present.sink;
+    if (sink === present.source) throw invalidArgument("sink", "must be another stream than the source");
+    const source = await this.#o.catalog.find(present.source, deadline);
+    await this.#sinkFor(sink, source, deadline);
+    const settings = { ...present.settings, ...named(change.settings) };
+    const newWindows =
+      !isDeepStrictEqual(plain(topology.stage), plain(present.topology.stage)) ||
+      settings.parallelism !== present.lanes;
+    if (newWindows && change.start === undefined)
+      throw invalidArgument("start", "is needed: window, grouping or parallelism change, and windows begin anew");
+    if (settings.parallelism !== present.lanes && change.start === "checkpoint")
+      throw invalidArgument("start", "must be earliest or latest when parallelism changes");
+    const record = await this.#o.store.change(
+      id,
+      (stored) => ({
+        ...stored,
+        operations,
+        topology,
+        sink,
+        settings,
+        lanes: settings.parallelism,
+        functions: functionsOf(topology, functions),
+        generation: stored.generation + 1,
+        incarnation: change.start === undefined ? stored.incarnation : stored.incarnation + 1,
+        start: change.start ?? stored.start,
+      }),
+      deadline,
+    );
+    return this.#settled(record, deadline);
+  }
+
+  async delete(id: string, deadline: Deadline): Promise<void> {
+    await this.#o.store.change(id, (present) => ({ ...present, desired: "deleting" }), deadline);
+    await translated(() => new Journal(this.#o.js, new JournalNames(id).stream).delete(deadline));
+    await this.#o.store.remove(id, deadline);
+  }
+
+  /** Finishes deletions that another process began and did not end. */
+  async finishDeletions(deadline: Deadline): Promise<void> {
+    for (const { id, desired } of this.#o.store.all()) {
+      if (desired !== "deleting") continue;
+      await new Journal(this.#o.js, new JournalNames(id).stream).delete(deadline);
+      await this.#o.store.remove(id, deadline);
+    }
+  }
+
+  /** Waits a while until the processor is as it should be; it will be, so that it isn't yet is no failure. */
+  async #settled(record: ProcessorRecord, deadline: Deadline): Promise<ProcessorView> {
+    const until = performance.now() + Math.min(SETTLE_MS, msLeft(deadline) / 2);
+    for (;;) {
+      const view = await this.view(record, deadline);
+      const isAtRest = record.desired === "paused" && (await this.#isAtRest(record, deadline));
+      if (isAtRest || (record.desired === "running" && view.status !== "starting") || performance.now() > until)
+        return view;
+      await pause(LOOK_MS);
+    }
+  }
+
+  /** Whether every lane has ended at a last commit. */
+  async #isAtRest(record: ProcessorRecord, deadline: Deadline): Promise<boolean> {
+    const lanes = await this.#lanes(record, deadline);
+    return lanes.every(({ checkpoint }) => checkpoint === undefined || checkpoint.clean);
+  }
+
+  async #lanes(record: ProcessorRecord, deadline: Deadline): Promise<LaneView[]> {
+    return translated(() => readLanes(this.#o.js, record, deadline));
+  }
+
+  async #stream(name: string, deadline: Deadline): Promise<StreamRecord | undefined> {
+    try {
+      return await this.#o.catalog.find(name, deadline);
+    } catch (error) {
+      if (error instanceof ServiceError && error.code === ErrorCode.STREAM_NOT_FOUND) return undefined;
+      throw error;
+    }
+  }
+
+  async #sinkFor(name: string, source: StreamRecord, deadline: Deadline): Promise<void> {
+    if (await this.#stream(name, deadline)) return;
+    const { partitions, replicationFactor, maxMessageBytes } = source;
+    try {
+      await this.#o.catalog.create(
+        name,
+        { partitions, replicationFactor, maxMessageBytes, duplicateWindowMs: SINK_DUPLICATE_WINDOW_MS },
+        deadline,
+      );
+    } catch (error) {
+      // Another call made it with other settings meanwhile.
+      if (!(error instanceof ServiceError) || error.code !== ErrorCode.ALREADY_EXISTS) throw error;
+      if (!(await this.#stream(name, deadline))) throw streamNotFound(name);
+    }
+  }
+}
+
+function newId(idempotencyKey: string | undefined): string {
+  const hex =
+    idempotencyKey === undefined
+      ? randomBytes(8).toString("hex")
+      : createHash("sha256").update(idempotencyKey).digest("hex").slice(0, 16);
+  return `proc_${hex}`;
+}
+
+function withDefaults(asked: SettingsFields, source: StreamRecord): ProcessorSettings {
+  if (asked.parallelism !== undefined && (asked.parallelism < 1 || asked.parallelism > 64))
+    throw invalidArguments([{ field: "config.parallelism", description: "must be from 1 to 64" }]);
+  return {
+    parallelism: asked.parallelism ?? Math.min(DEFAULT_MAX_PARALLELISM, source.partitions),
+    checkpointIntervalMs: asked.checkpointIntervalMs ?? DEFAULT_CHECKPOINT_MS,
+    startFrom: asked.startFrom ?? "earliest",
+    idleTimeoutMs: asked.idleTimeoutMs ?? DEFAULT_IDLE_MS,
+    onTruncation: asked.onTruncation ?? "fail",
+  };
+}
+
+const named = (settings: SettingsFields): Partial<ProcessorSettings> =>
+  Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined));
+
+/** As it comes back from storage. */
+const plain = (value: unknown): unknown => (value === undefined ? undefined : JSON.parse(JSON.stringify(value)));
+
+function isSame(a: ProcessorRecord, b: ProcessorRecord): boolean {
+  const part = ({ name, source, sink, operations, settings }: ProcessorRecord) =>
+    plain({ name, source, sink, operations, settings });
+  return isDeepStrictEqual(part(a), part(b));
+}
+
+/** The functions that a topology's steps name. */
+export function functionsOf(topology: Topology, all: ReadonlyMap<string, FunctionRecord>): FunctionRecord[] {
+  const names = new Set<string>();
+  for (const step of [...topology.before, ...topology.after]) if (step.kind === "function") names.add(step.name);
+  return [...names].map((name) => all.get(name)!);
+}
+
+async function translated<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw toServiceError(error);
+  }
+}

@@ -1,0 +1,168 @@
+import type { Logger } from "pino";
+import { pause } from "../domain/deadline.ts";
+import type { Catalog, StreamRecord } from "../log/catalog.ts";
+import { type LaneEnd, type LaneHandle, Pool } from "./pool.ts";
+import type { Presence } from "./presence.ts";
+import type { ProcessorRecord } from "./record.ts";
+import type { ProcessorStore } from "./store.ts";
+
+export interface SupervisorOptions {
+  readonly store: ProcessorStore;
+  readonly catalog: Catalog;
+  readonly presence: Presence;
+  readonly natsUrl: string;
+  readonly threads: number;
+  readonly functionsDir: string | undefined;
+  readonly log: Logger;
+}
+
+/** A lane that this process runs, or tried to. */
+interface Running {
+  readonly record: ProcessorRecord;
+  /** What it was started with; another one needs a restart. */
+  readonly signature: string;
+  handle: LaneHandle | undefined;
+  stopping: boolean;
+  /** On the monotonic clock: not to be started again before. */
+  notBefore: number;
+  attempts: number;
+}
+
+const LOOK_MS = 250;
+const STOP_LIMIT_MS = 8000;
+const BACKOFF_MS = 500;
+const MAX_BACKOFF_MS = 10_000;
+/** Whoever was taken over waits before it takes back what it believes its own. */
+const FENCED_MS = 1500;
+
+/** Runs the lanes that belong to this process, and stops those that no longer do. */
+export class Supervisor implements AsyncDisposable {
+  readonly #options: SupervisorOptions;
+  readonly #pool: Pool;
+  readonly #lanes = new Map<string, Running>();
+  /** Events that ended a thread, by processor and lane. */
+  readonly #poison = new Map<string, (readonly [partition: number, offset: number])[]>();
+  readonly #looking: NodeJS.Timeout;
+  #closed = false;
+
+  constructor(options: SupervisorOptions) {
+    this.#options = options;
+    this.#pool = new Pool({
+      threads: options.threads,
+      natsUrl: options.natsUrl,
+      functionsDir: options.functionsDir,
+      log: options.log,
+      onPoison: ({ record, lane }, partition, offset) => {
+        const key = `${record.id}/${lane}`;
+        this.#poison.set(key, [...(this.#poison.get(key) ?? []), [partition, offset]]);
+      },
+    });
+    options.store.onChange(() => this.#look());
+    this.#looking = setInterval(() => this.#look(), LOOK_MS);
+    this.#look();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closed = true;
+    clearInterval(this.#looking);
+    const running: LaneHandle[] = [];
+    for (const [key, lane] of this.#lanes) {
+      if (lane.handle) running.push(lane.handle);
+      this.#end(key, lane, false);
+    }
+    await Promise.race([Promise.all(running.map((handle) => handle.ended)), pause(STOP_LIMIT_MS)]);
+    await this.#options.presence.leave();
+    await this.#pool[Symbol.asyncDispose]();
+  }
+
+  #look(): void {
+    if (this.#closed) return;
+    const { store, presence } = this.#options;
+    const records = new Map(store.all().map((record) => [record.id, record]));
+    for (const [key, lane] of this.#lanes) {
+      const record = records.get(lane.record.id);
+      const number = Number(key.slice(key.lastIndexOf("/") + 1));
+      if (!record || record.desired === "deleting") this.#end(key, lane, true);
+      else if (record.desired === "paused" || presence.ownerOf(key) !== presence.id) this.#end(key, lane, false);
+      else if (number >= record.lanes || this.#signatureOf(record) !== lane.signature) this.#end(key, lane, false);
+    }
+    for (const record of records.values()) {
+      if (record.desired !== "running") continue;
+      const streams = this.#streamsOf(record);
+      if (!streams) continue;
+      for (let lane = 0; lane < record.lanes; lane++) {
+        const key = `${record.id}/${lane}`;
+        if (presence.ownerOf(key) === presence.id) this.#begin(key, record, lane, streams);
+      }
+    }
+  }
+
+  /** Source and sink, when both are there and the source is the one that the processor was made for. */
+  #streamsOf(record: ProcessorRecord): { source: StreamRecord; sink: StreamRecord } | undefined {
+    const source = this.#options.catalog.known(record.source);
+    const sink = this.#options.catalog.known(record.sink);
+    return source && sink && source.id === record.sourceId ? { source, sink } : undefined;
+  }
+
+  #signatureOf(record: ProcessorRecord): string {
+    const streams = this.#streamsOf(record);
+    if (!streams) return "none";
+    const { source, sink } = streams;
+    return `${record.revision}/${source.partitions}/${sink.id}/${sink.partitions}/${sink.duplicateWindowMs}/${sink.maxMessageBytes}`;
+  }
+
+  #begin(
+    key: string,
+    record: ProcessorRecord,
+    lane: number,
+    streams: { source: StreamRecord; sink: StreamRecord },
+  ): void {
+    const known = this.#lanes.get(key);
+    if (known && (known.handle || known.notBefore > performance.now())) return;
+    const running: Running = {
+      record,
+      signature: this.#signatureOf(record),
+      handle: undefined,
+      stopping: false,
+      notBefore: 0,
+      attempts: known?.attempts ?? 0,
+    };
+    const poison = this.#poison.get(key) ?? [];
+    running.handle = this.#pool.start({ record, lane, ...streams, owner: this.#options.presence.id, poison });
+    this.#lanes.set(key, running);
+    const startedAt = performance.now();
+    void running.handle.ended.then((end) => this.#ended(key, running, end, performance.now() - startedAt));
+  }
+
+  #end(key: string, lane: Running, atOnce: boolean): void {
+    if (!lane.handle) {
+      this.#lanes.delete(key);
+      return;
+    }
+    if (lane.stopping) return;
+    lane.stopping = true;
+    if (atOnce) lane.handle.kill();
+    else {
+      const { handle } = lane;
+      handle.stop();
+      const limit = setTimeout(() => handle.kill(), STOP_LIMIT_MS);
+      void handle.ended.then(() => clearTimeout(limit));
+    }
+  }
+
+  #ended(key: string, lane: Running, end: LaneEnd, ranMs: number): void {
+    lane.handle = undefined;
+    if (lane.stopping) {
+      this.#lanes.delete(key);
+      this.#look();
+      return;
+    }
+    if (ranMs > MAX_BACKOFF_MS) lane.attempts = 0;
+    const wait = Math.min(MAX_BACKOFF_MS, BACKOFF_MS * 2 ** lane.attempts++);
+    lane.notBefore = performance.now() + (end.cause === "fenced" ? FENCED_MS : end.cause === "crashed" ? 0 : wait);
+    // Until its record changes there is nothing to try again.
+    if (end.cause === "failed") lane.notBefore = Number.POSITIVE_INFINITY;
+    const level = end.cause === "fenced" || end.cause === "failed" ? "info" : "warn";
+    this.#options.log[level]({ lane: key, cause: end.cause, reason: end.message }, "a processor's lane ended");
+  }
+}

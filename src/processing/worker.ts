@@ -1,0 +1,130 @@
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { Writable } from "node:stream";
+import { pathToFileURL } from "node:url";
+import { parentPort, workerData } from "node:worker_threads";
+import { pino } from "pino";
+import { connectJetStream, type JetStream } from "../jetstream/connection.ts";
+import { StreamGone } from "../jetstream/ordered-reader.ts";
+import { type FunctionRecord, functionRecord } from "./functions.ts";
+import { Fenced, Lane, LaneFailed, type LaneSpec, type LaneTools } from "./lane.ts";
+import { type Attention, type ModuleExport, ModuleFunction } from "./module-functions.ts";
+import { TableMirror } from "./tables.ts";
+import { type FromWorker, Slot, type ToWorker, type WorkerSetup } from "./worker-protocol.ts";
+
+/** A thread that runs lanes, with a connection to NATS of its own. */
+
+const setup = workerData as WorkerSetup;
+const port = parentPort!;
+const shared = new Float64Array(setup.shared);
+const beats = new Int32Array(setup.beats);
+const post = (message: FromWorker) => port.postMessage(message);
+
+setInterval(() => Atomics.add(beats, 0, 1), 100);
+
+const sink = new Writable({
+  write(line: Buffer, _encoding, done) {
+    post({ kind: "log", line: line.toString() });
+    done();
+  },
+});
+const log = pino({ level: setup.logLevel }, sink);
+const lanes = new Map<number, Lane>();
+const mirrors = new Map<string, TableMirror>();
+const connecting: Promise<JetStream> = connectJetStream({ url: setup.natsUrl, log, connectTimeoutMs: 600_000 });
+
+port.on("message", (message: ToWorker) => {
+  if (message.kind === "start") void start(message.token, message.spec);
+  else if (message.kind === "stop") lanes.get(message.token)?.stop();
+  else if (message.kind === "kill") lanes.get(message.token)?.kill(new Error("killed"));
+  else void end();
+});
+
+async function start(token: number, spec: LaneSpec): Promise<void> {
+  let lane: Lane | undefined;
+  try {
+    const js = await connecting;
+    lane = new Lane(js, spec, await toolsFor(js, token, spec), log);
+    lanes.set(token, lane);
+    await lane.run();
+    post({ kind: "ended", token, cause: "stopped" });
+  } catch (error) {
+    post({
+      kind: "ended",
+      token,
+      cause: causeOf(error),
+      message: error instanceof Error ? error.message : String(error),
+    });
+  } finally {
+    lanes.delete(token);
+  }
+}
+
+function causeOf(error: unknown): (FromWorker & { kind: "ended" })["cause"] {
+  if (error instanceof Fenced) return "fenced";
+  if (error instanceof LaneFailed) return "failed";
+  return error instanceof StreamGone ? "gone" : "error";
+}
+
+async function end(): Promise<void> {
+  const js = await connecting;
+  await Promise.all([...mirrors.values()].map((mirror) => mirror.close()));
+  await js[Symbol.asyncDispose]();
+  process.exit(0);
+}
+
+async function toolsFor(js: JetStream, token: number, spec: LaneSpec): Promise<LaneTools> {
+  const tables = new Set<TableMirror>();
+  const modules = new Map<string, ModuleFunction>();
+  const attention: Attention = {
+    begin(partition, offset) {
+      shared[Slot.LANE] = token;
+      shared[Slot.PARTITION] = partition;
+      shared[Slot.OFFSET] = offset;
+      shared[Slot.BUSY] = 1;
+    },
+    end() {
+      shared[Slot.BUSY] = 0;
+    },
+  };
+  for (const record of spec.record.functions) {
+    if (record.body.kind === "lookup") tables.add(mirrorOf(js, record.body.table));
+    if (record.body.kind === "module")
+      modules.set(record.name, new ModuleFunction(await load(record, record.body.file), attention));
+  }
+  return {
+    functions: {
+      table: (name) => mirrorOf(js, name),
+      module: (record) => modules.get(record.name)!,
+    },
+    whenCurrent:
+      tables.size === 0
+        ? undefined
+        : async () => {
+            await Promise.all(Array.from(tables, (table) => table.whenCurrent()));
+          },
+  };
+}
+
+function mirrorOf(js: JetStream, table: string): TableMirror {
+  let mirror = mirrors.get(table);
+  if (!mirror) {
+    mirror = new TableMirror(js, table);
+    mirrors.set(table, mirror);
+  }
+  return mirror;
+}
+
+/** Loads a module in the version that the processor was made with. */
+async function load(record: FunctionRecord, file: string): Promise<ModuleExport> {
+  if (setup.functionsDir === undefined) throw new LaneFailed(`there is no directory of functions for "${record.name}"`);
+  const path = join(setup.functionsDir, file);
+  const text = await readFile(path, "utf8").catch(() => undefined);
+  if (text === undefined) throw new LaneFailed(`the module of "${record.name}" is missing`);
+  if (functionRecord(record.name, record.body, text).version !== record.version)
+    throw new LaneFailed(`the module of "${record.name}" has changed: update the processor to take it`);
+  const loaded = (await import(`${pathToFileURL(path)}?v=${record.version}`)) as { default?: unknown };
+  if (typeof loaded.default !== "function")
+    throw new LaneFailed(`the module of "${record.name}" has no default function`);
+  return loaded.default as ModuleExport;
+}
