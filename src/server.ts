@@ -12,6 +12,7 @@ import { startEmbeddedNats } from "./jetstream/embedded.ts";
 import { Appender } from "./log/append.ts";
 import { Catalog } from "./log/catalog.ts";
 import { Groups } from "./log/groups.ts";
+import { Tails } from "./log/tail.ts";
 import { Consumer } from "./services/consumer.ts";
 import { eventService } from "./services/events.ts";
 import { groupService } from "./services/groups.ts";
@@ -49,7 +50,9 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
   );
   const draining = new AbortController();
   const producer = new Producer(js, catalog, new Appender(js));
-  const consumer = new Consumer(js, catalog, groups, draining.signal);
+  const tails = new Tails(js, logger);
+  owned.defer(() => tails.close());
+  const consumer = new Consumer(js, catalog, groups, tails, draining.signal);
 
   const shutdown = new AbortController();
   const app = await createApp({

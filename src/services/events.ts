@@ -2,6 +2,7 @@ import { create, toJson } from "@bufbuild/protobuf";
 import { type Timestamp, timestampFromMs, type Value, ValueSchema } from "@bufbuild/protobuf/wkt";
 import type { ServiceImpl } from "@connectrpc/connect";
 import {
+  AssignmentSchema,
   type Event,
   EventSchema,
   type EventService,
@@ -14,6 +15,8 @@ import {
   PublishStatus,
   type ReadPartitionResponse,
   ReadPartitionResponseSchema,
+  type SubscribeResponse,
+  SubscribeResponseSchema,
 } from "../../gen/millrace/v1/events_pb.js";
 import { CompressionType } from "../../gen/millrace/v1/streams_pb.js";
 import { type Deadline, deadlineIn } from "../domain/deadline.ts";
@@ -22,6 +25,7 @@ import { type EventFields, JSON_TYPE, type RefusedEvent, type StoredEvent } from
 import { toCompactJson } from "../domain/json.ts";
 import { DEFAULT_CALL_TIMEOUT_MS } from "../domain/limits.ts";
 import { isStreamName } from "../domain/names.ts";
+import { resumeToken } from "../domain/resume-token.ts";
 import type { Outcome } from "../log/append.ts";
 import type { PollResult } from "../log/poll.ts";
 import type { Consumer } from "./consumer.ts";
@@ -31,10 +35,7 @@ import { type Producer, parseIdempotencyKey } from "./producer.ts";
 import { valueOfJson } from "./value.ts";
 
 /** The EventService over messages; REST's hot paths call {@link Producer} and {@link Consumer} themselves. */
-export function eventService(
-  producer: Producer,
-  consumer: Consumer,
-): Omit<ServiceImpl<typeof EventService>, "subscribe"> {
+export function eventService(producer: Producer, consumer: Consumer): ServiceImpl<typeof EventService> {
   return {
     async publish(request, context) {
       const key = parseIdempotencyKey(context.requestHeader.get("idempotency-key"));
@@ -109,6 +110,16 @@ export function eventService(
       return withEvents(answer, result.events, request.payload, context);
     },
 
+    async *subscribe(request, context) {
+      const deliveries = consumer.subscribe(request, deadlineIn(DEFAULT_CALL_TIMEOUT_MS), context.signal);
+      for await (const { events, assignment, caughtUp, heartbeat, positions } of deliveries) {
+        const answer = create(SubscribeResponseSchema, { caughtUp, heartbeat });
+        if (assignment) answer.assignment = assignmentMessage(assignment.consumerId, assignment);
+        if (positions) answer.resumeToken = resumeToken(positions);
+        yield withEvents(answer, events, request.payload, context);
+      }
+    },
+
     async readPartition(request, context) {
       const { events, state, nextOffset } = await consumer.readPartition(request, deadlineOf(context), context.signal);
       const answer = create(ReadPartitionResponseSchema, {
@@ -125,8 +136,11 @@ export function eventService(
 
 function assignmentFields(consumerId: string | undefined, assignment: PollResult["assignment"]) {
   if (consumerId === undefined || assignment === undefined) return {};
-  const generation = BigInt(assignment.generation);
-  return { generation, assignment: { consumerId, generation, partitions: [...assignment.partitions] } };
+  return { generation: BigInt(assignment.generation), assignment: assignmentMessage(consumerId, assignment) };
+}
+
+function assignmentMessage(consumerId: string, { generation, partitions }: NonNullable<PollResult["assignment"]>) {
+  return create(AssignmentSchema, { consumerId, generation: BigInt(generation), partitions: [...partitions] });
 }
 
 /** A batch's own time, within the call's. */
@@ -202,7 +216,7 @@ function jsonOf(value: Value): Uint8Array {
 }
 
 /** Puts events into an answer, already encoded where the caller wants bytes in a binary protocol. */
-function withEvents<M extends PollResponse | ReadPartitionResponse>(
+function withEvents<M extends PollResponse | SubscribeResponse | ReadPartitionResponse>(
   answer: M,
   events: readonly StoredEvent[],
   format: PayloadFormat,
@@ -214,7 +228,7 @@ function withEvents<M extends PollResponse | ReadPartitionResponse>(
   return answer;
 }
 
-const BINARY_TYPE = /^application\/(proto|grpc(-web)?(\+proto)?)$/;
+const BINARY_TYPE = /^application\/((connect\+)?proto|grpc(-web)?(\+proto)?)$/;
 
 /** One event as a message. */
 export function messageOf(event: StoredEvent, format: PayloadFormat): Event {

@@ -14,12 +14,16 @@ import { type DiscardLimits, RequestBody } from "./request-body.ts";
 import { readRestBody } from "./rest-body.ts";
 import { decodeRequest, encodeResponse, type RestRoute, restRoutes, withoutBodyPrefix } from "./rest-routes.ts";
 
-/** Answers one route in place of the generic way through messages; `caller` makes the signal that its caller has gone. */
+/**
+ * Answers one route in place of the generic way through messages. `caller` makes the signal that its caller has gone;
+ * `fail` notes a failure that comes after the answer has begun.
+ */
 export type HotHandler = (
   req: FastifyRequest,
   reply: FastifyReply,
   route: RestRoute,
   caller: () => AbortSignal,
+  fail: (error: unknown) => ServiceError,
 ) => Promise<void>;
 
 export interface RestOptions {
@@ -51,7 +55,14 @@ export async function restPlugin(app: FastifyInstance, options: RestOptions): Pr
       url: route.path,
       exposeHeadRoute: false,
       handler: async (req, reply) => {
-        if (hot) return hot(req, reply, route, () => callerSignal(reply));
+        if (hot)
+          return hot(
+            req,
+            reply,
+            route,
+            () => callerSignal(reply),
+            (error) => failureOf(error, req, options.log),
+          );
         const signal = callerSignal(reply);
         const body = route.body === undefined ? undefined : parseJson(await readRestBody(req.raw));
         const message = decodeRequest(route, req.params as Record<string, string>, queryOf(req), body);
