@@ -2,6 +2,7 @@ import { deadlineIn } from "../domain/deadline.ts";
 import { ErrorCode, ServiceError } from "../domain/errors.ts";
 import { mapLimit } from "../domain/map-limit.ts";
 import { partitionState } from "../jetstream/partitions.ts";
+import type { Catalog } from "./catalog.ts";
 import { claim } from "./claim.ts";
 import type { GroupPartition } from "./group-partition.ts";
 import type { GroupInStream, Groups } from "./groups.ts";
@@ -39,6 +40,7 @@ let sessions = 0;
 /** The partitions that a member of a group has, for as long as its stream is open. */
 export class GroupSource implements Source {
   readonly hasPositions = false;
+  readonly #catalog: Catalog;
   readonly #groups: Groups;
   readonly #group: GroupInStream;
   readonly #tails: Tails;
@@ -53,7 +55,15 @@ export class GroupSource implements Source {
   #committedAt = 0;
   #told = "";
 
-  private constructor(groups: Groups, group: GroupInStream, tails: Tails, wake: Wake, options: GroupSourceOptions) {
+  private constructor(
+    catalog: Catalog,
+    groups: Groups,
+    group: GroupInStream,
+    tails: Tails,
+    wake: Wake,
+    options: GroupSourceOptions,
+  ) {
+    this.#catalog = catalog;
     this.#groups = groups;
     this.#group = group;
     this.#tails = tails;
@@ -63,13 +73,14 @@ export class GroupSource implements Source {
   }
 
   static async open(
+    catalog: Catalog,
     groups: Groups,
     group: GroupInStream,
     tails: Tails,
     wake: Wake,
     options: GroupSourceOptions,
   ): Promise<GroupSource> {
-    const source = new GroupSource(groups, group, tails, wake, options);
+    const source = new GroupSource(catalog, groups, group, tails, wake, options);
     const changed = () => {
       source.#changed = true;
       wake.call();
@@ -89,6 +100,11 @@ export class GroupSource implements Source {
   }
 
   async sync(): Promise<{ readers: readonly PartitionReader[]; assignment: SubscriptionAssignment | undefined }> {
+    const stream = this.#catalog.known(this.#group.stream.name);
+    if (stream && stream.partitions > this.#group.stream.partitions) {
+      this.#group.stream = stream;
+      this.#changed = true;
+    }
     const assignment = this.#changed || performance.now() >= this.#syncAt ? await this.#claim() : undefined;
     for (const held of this.#held.values()) this.#follow(held);
     return { readers: [...this.#held.values()].map(({ reader }) => reader), assignment };
@@ -152,7 +168,7 @@ export class GroupSource implements Source {
       this.#told = told;
       return { consumerId, generation, partitions: assigned };
     } catch (error) {
-      if (!this.#entered || !(error instanceof ServiceError) || !PASSING.has(error.code)) throw error;
+      if (!this.#entered || !(error instanceof ServiceError) || !OUT_OF_REACH.has(error.code)) throw error;
       return undefined;
     }
   }
@@ -211,16 +227,14 @@ export class GroupSource implements Source {
       try {
         await partition.exclusive(() => partition.commit(reader.next - 1, deadline));
       } catch (error) {
-        if (!(error instanceof ServiceError) || !PASSING.has(error.code)) throw error;
+        // A partition that has passed on is its next owner's to commit.
+        const isOwner = !(error instanceof ServiceError) || error.code !== ErrorCode.NOT_PARTITION_OWNER;
+        if (isOwner && !(error instanceof ServiceError && OUT_OF_REACH.has(error.code))) throw error;
         this.#changed = true;
       }
     });
   }
 }
 
-/** What a later try gets over: the storage is out of reach for now, or a partition has passed on. */
-const PASSING: ReadonlySet<ErrorCode> = new Set([
-  ErrorCode.UNAVAILABLE,
-  ErrorCode.TIMEOUT,
-  ErrorCode.NOT_PARTITION_OWNER,
-]);
+/** What a later try gets over. */
+const OUT_OF_REACH: ReadonlySet<ErrorCode> = new Set([ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT]);

@@ -32,7 +32,8 @@ export interface GroupRecord extends GroupSettings {
 /** A group in a stream, as this gateway uses it. */
 export interface GroupInStream {
   readonly group: string;
-  readonly stream: StreamRecord;
+  /** As it was last seen; whoever holds the group for long brings it up to date. */
+  stream: StreamRecord;
   readonly record: GroupRecord;
   readonly members: Members;
   /** A partition in its present epoch. */

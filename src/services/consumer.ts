@@ -131,7 +131,7 @@ export class Consumer {
     if (start !== "earliest" && start !== "latest")
       throw invalidArgument("offset", "must be earliest or latest with a group; seek moves it elsewhere");
     const group = await this.#groups.join(name, stream, { start }, deadline);
-    return GroupSource.open(this.#groups, group, this.#tails, wake, {
+    return GroupSource.open(this.#catalog, this.#groups, group, this.#tails, wake, {
       consumerId: request.consumerId ?? `sub-${randomBytes(6).toString("hex")}`,
       partitions,
       autoCommit: request.autoCommit,
