@@ -2,6 +2,7 @@ import { readFile } from "node:fs/promises";
 import type { AddressInfo } from "node:net";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Logger } from "pino";
+import { Health } from "../gen/grpc/health/v1/health_pb.js";
 import { ConsumerGroupService } from "../gen/millrace/v1/consumers_pb.js";
 import { EventService } from "../gen/millrace/v1/events_pb.js";
 import { StreamService } from "../gen/millrace/v1/streams_pb.js";
@@ -16,12 +17,16 @@ import { Tails } from "./log/tail.ts";
 import { Consumer } from "./services/consumer.ts";
 import { eventService } from "./services/events.ts";
 import { groupService } from "./services/groups.ts";
+import { healthService } from "./services/health.ts";
 import { Producer } from "./services/producer.ts";
+import { ReadinessProbe } from "./services/readiness.ts";
 import { streamService } from "./services/streams.ts";
 import { createApp } from "./transport/app.ts";
 import { mount } from "./transport/in-process.ts";
 import type { ListenerOptions } from "./transport/listener.ts";
+import { reflectionServices } from "./transport/reflection.ts";
 import { hotHandlers } from "./transport/rest-events.ts";
+import { VERSION } from "./version.ts";
 
 /** A running service; disposing it drains and closes everything. */
 export interface Server extends AsyncDisposable {
@@ -55,12 +60,23 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
   const consumer = new Consumer(js, catalog, groups, tails, draining.signal);
 
   const shutdown = new AbortController();
+  const mounted = [
+    mount(StreamService, streamService(js, catalog)),
+    mount(EventService, eventService(producer, consumer)),
+    mount(ConsumerGroupService, groupService(consumer, catalog, groups)),
+  ];
+  const services = mounted.map(({ service }) => service);
+  const readiness = await ReadinessProbe.open(js, catalog, {
+    replicas: config.catalogReplicas,
+    draining: draining.signal,
+  });
   const app = await createApp({
     mounted: [
-      mount(StreamService, streamService(js, catalog)),
-      mount(EventService, eventService(producer, consumer)),
-      mount(ConsumerGroupService, groupService(consumer, catalog, groups)),
+      ...mounted,
+      mount(Health, healthService(readiness, services, draining.signal)),
+      ...reflectionServices([...services, Health]),
     ],
+    operator: { services, version: VERSION, readiness },
     hot: hotHandlers(producer, consumer),
     logger,
     listener: await listenerOptions(config),

@@ -12,7 +12,8 @@ import type { Mounted } from "./in-process.ts";
 import { errorInterceptor, requestIdKey } from "./interceptors.ts";
 import { createListener, type ListenerOptions, type OnePortServer } from "./listener.ts";
 import { type CallLog, createCallLog } from "./log.ts";
-import { frameworkError, type HotHandler, restPlugin } from "./rest.ts";
+import { OPERATOR_PATHS, type OperatorOptions, operatorPlugin } from "./operator.ts";
+import { clientError, frameworkError, type HotHandler, restPlugin } from "./rest.ts";
 import { rpcPlugin } from "./rpc.ts";
 import { validateInterceptor } from "./validation.ts";
 
@@ -23,6 +24,8 @@ export interface AppOptions {
   readonly listener: ListenerOptions;
   /** Is aborted when running streams shall end. */
   readonly shutdownSignal: AbortSignal;
+  /** What the service says of itself. */
+  readonly operator: OperatorOptions;
 }
 
 /** What {@link createApp} gives: Fastify on the one port. */
@@ -41,6 +44,7 @@ export async function createApp(options: AppOptions): Promise<App> {
     genReqId: () => `${prefix}-${(requests++).toString(36)}`,
     serverFactory: (handler) => createListener(handler as never, options.listener) as never,
     frameworkErrors: frameworkError,
+    clientErrorHandler: clientError as never,
     bodyLimit: MAX_REQUEST_BYTES,
     // A path's names are checked by their own rules, which give better reasons.
     routerOptions: { maxParamLength: 1024 },
@@ -59,8 +63,10 @@ export async function createApp(options: AppOptions): Promise<App> {
     contextValues: (req) => createContextValues().set(requestIdKey, req.id),
     toConnectError: (error) => toConnectError(toServiceError(error, "")),
   });
+  await app.register(operatorPlugin, options.operator);
   await app.register(restPlugin, {
     mounted: options.mounted,
+    readOnlyPaths: OPERATOR_PATHS,
     interceptors: [validateInterceptor],
     hot: options.hot,
     log,
