@@ -18,6 +18,7 @@ import { groupService } from "./services/groups.ts";
 import { Producer } from "./services/producer.ts";
 import { streamService } from "./services/streams.ts";
 import { createApp } from "./transport/app.ts";
+import { hotCalls } from "./transport/grpc-events.ts";
 import { mount } from "./transport/in-process.ts";
 import type { ListenerOptions } from "./transport/listener.ts";
 import { hotHandlers } from "./transport/rest-events.ts";
@@ -55,6 +56,7 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
       mount(ConsumerGroupService, groupService(consumer)),
     ],
     hot: hotHandlers(producer, consumer),
+    hotGrpc: hotCalls(producer),
     logger,
     listener: await listenerOptions(config),
     shutdownSignal: shutdown.signal,
