@@ -305,7 +305,9 @@ export function compactJson(bytes: Uint8Array, start: number, end: number): Uint
 
 function scanDocument(bytes: Uint8Array): JsonScanner {
   if (!isUtf8(bytes)) throw new JsonError("not UTF-8", 0);
-  const scanner = new JsonScanner(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength));
+  const scanner = new JsonScanner(
+    bytes instanceof Buffer ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength),
+  );
   scanner.skipValue();
   scanner.finish();
   if (scanner.depth > MAX_JSON_DEPTH) {

@@ -1,7 +1,7 @@
 /** Lengths are written once they are known; room for four bytes holds any below 256 MiB. */
 const LENGTH_ROOM = 4;
-/** Shorter text is written unit by unit: handing it to Node costs more. */
-const SHORT_TEXT = 64;
+/** Text of so many UTF-16 units has at most 126 bytes, and one byte holds its length. */
+const SHORT_TEXT = 42;
 
 /** Writes protobuf's wire format into one buffer, whose size its user bounds beforehand. Tags are of one byte. */
 export class ProtoWriter {
@@ -35,9 +35,14 @@ export class ProtoWriter {
 
   text(tag: number, text: string): void {
     this.byte(tag);
-    if (text.length <= SHORT_TEXT && this.#ascii(text)) return;
-    this.varint(Buffer.byteLength(text));
-    this.#at += this.#out.write(text, this.#at, "utf8");
+    if (text.length <= SHORT_TEXT) {
+      const length = this.#out.write(text, this.#at + 1, "utf8");
+      this.byte(length);
+      this.#at += length;
+    } else {
+      this.varint(Buffer.byteLength(text));
+      this.#at += this.#out.write(text, this.#at, "utf8");
+    }
   }
 
   raw(bytes: Uint8Array): void {
@@ -63,19 +68,5 @@ export class ProtoWriter {
     this.#out[start + 1] = ((length >>> 7) & 0x7f) | 0x80;
     this.#out[start + 2] = ((length >>> 14) & 0x7f) | 0x80;
     this.#out[start + 3] = length >>> 21;
-  }
-
-  /** Short text behind its length. @returns false, and nothing is written, when it is not ASCII. */
-  #ascii(text: string): boolean {
-    const out = this.#out;
-    const at = this.#at + 1;
-    for (let i = 0; i < text.length; i++) {
-      const unit = text.charCodeAt(i);
-      if (unit > 0x7f) return false;
-      out[at + i] = unit;
-    }
-    out[at - 1] = text.length;
-    this.#at = at + text.length;
-    return true;
   }
 }

@@ -229,9 +229,7 @@ class Reader {
 
   #view(end: number): Uint8Array {
     const fieldEnd = this.#fieldEnd(end);
-    const { buffer, byteOffset } = this.#bytes;
-    // Cheaper than Buffer's subarray.
-    const view = new Uint8Array(buffer, byteOffset + this.#at, fieldEnd - this.#at);
+    const view = this.#bytes.subarray(this.#at, fieldEnd);
     this.#at = fieldEnd;
     return view;
   }
