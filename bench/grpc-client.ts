@@ -8,24 +8,27 @@ interface Call {
   sent: number;
   /** Bytes that the server still takes of this call. */
   window: number;
-  readonly chunks: Buffer[];
+  /** The answer so far is the first `received` bytes. */
+  answer: Buffer;
+  received: number;
   status: string | undefined;
-  readonly resolve: (message: Buffer) => void;
+  readonly answered: (message: Buffer) => void;
   readonly reject: (error: Error) => void;
 }
 
 /** Of RFC 9113, what unary calls need. */
 const Frame = { DATA: 0, HEADERS: 1, RST_STREAM: 3, SETTINGS: 4, PING: 6, GOAWAY: 7, WINDOW_UPDATE: 8 } as const;
 const Flag = { END_STREAM: 1, ACK: 1, END_HEADERS: 4, PADDED: 8 } as const;
-const Setting = { HEADER_TABLE_SIZE: 1, ENABLE_PUSH: 2, INITIAL_WINDOW_SIZE: 4 } as const;
+const Setting = { HEADER_TABLE_SIZE: 1, ENABLE_PUSH: 2, INITIAL_WINDOW_SIZE: 4, MAX_FRAME_SIZE: 5 } as const;
 const PREFACE = Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "latin1");
 const HEAD_BYTES = 9;
-/** What every peer takes without having said so; gRPC's clients keep to it. */
-const MAX_FRAME_BYTES = 16 * 1024;
+/** What every peer takes without having said so. */
+const DEFAULT_FRAME_BYTES = 16 * 1024;
 const DEFAULT_WINDOW_BYTES = 65_535;
 /** Longer than any answer. */
 const WINDOW_BYTES = 64 * 1024 * 1024;
 const PREFIX_BYTES = 5;
+const ANSWER_BYTES = 256 * 1024;
 /** The name `grpc-status` in HPACK, with its length: as it is, and in the Huffman code, which node:http2 prefers. */
 const STATUS_NAMES = [Buffer.from("\x0bgrpc-status", "latin1"), Buffer.from("889acac8b21234da8f", "hex")];
 
@@ -38,10 +41,13 @@ export class GrpcConnection {
   readonly #authority: string;
   readonly #headerBlocks = new Map<string, Buffer>();
   readonly #calls = new Map<number, Call>();
+  /** Buffers of answers that were read: new ones for every call would keep the garbage collector busy. */
+  readonly #spare: Buffer[] = [];
   #nextId = 1;
   /** Bytes that the server still takes of all calls together, and of a new one. */
   #window = DEFAULT_WINDOW_BYTES;
   #callWindow = DEFAULT_WINDOW_BYTES;
+  #maxFrame = DEFAULT_FRAME_BYTES;
   /** Bytes received since the server was last given room for more. */
   #received = 0;
   /** The head of a frame, or what has come of it; then what the frame lacks of its content. */
@@ -85,11 +91,12 @@ export class GrpcConnection {
    * One unary call.
    *
    * @param request a message with its gRPC prefix, see {@link grpcFrame}.
-   * @returns the answer's message. @throws Error when the status is not 0.
+   * @param read takes what is wanted from the answer's message, which is good until it returns.
+   * @throws Error when the status is not 0.
    */
-  call(path: string, request: Uint8Array): Promise<Buffer> {
+  call<T>(path: string, request: Uint8Array, read: (message: Buffer) => T): Promise<T> {
     if (this.#failure) return Promise.reject(this.#failure);
-    const { promise, resolve, reject } = Promise.withResolvers<Buffer>();
+    const { promise, resolve, reject } = Promise.withResolvers<T>();
     const id = this.#nextId;
     this.#nextId += 2;
     const call: Call = {
@@ -97,9 +104,10 @@ export class GrpcConnection {
       request,
       sent: 0,
       window: this.#callWindow,
-      chunks: [],
+      answer: this.#spare.pop() ?? Buffer.allocUnsafe(ANSWER_BYTES),
+      received: 0,
       status: undefined,
-      resolve,
+      answered: (message) => resolve(read(message)),
       reject,
     };
     this.#calls.set(id, call);
@@ -124,7 +132,7 @@ export class GrpcConnection {
   #send(call: Call): void {
     const { request } = call;
     while (call.sent < request.length) {
-      const length = Math.min(request.length - call.sent, MAX_FRAME_BYTES, call.window, this.#window);
+      const length = Math.min(request.length - call.sent, this.#maxFrame, call.window, this.#window);
       if (length <= 0) return; // goes on when there is room
       const part = request.subarray(call.sent, call.sent + length);
       call.sent += length;
@@ -161,7 +169,7 @@ export class GrpcConnection {
     if (type === Frame.DATA) {
       if (flags & Flag.PADDED) this.#fail(new Error("a padded frame"));
       for (const part of parts) {
-        call?.chunks.push(part);
+        if (call) append(call, part);
         this.#received += part.length;
       }
       if (this.#received > WINDOW_BYTES / 2) {
@@ -201,10 +209,12 @@ export class GrpcConnection {
 
   #settings(content: Buffer): void {
     for (let at = 0; at < content.length; at += 6) {
-      if (content.readUInt16BE(at) !== Setting.INITIAL_WINDOW_SIZE) continue;
-      const window = content.readUInt32BE(at + 2);
-      for (const call of this.#calls.values()) call.window += window - this.#callWindow;
-      this.#callWindow = window;
+      const setting = content.readUInt16BE(at);
+      const value = content.readUInt32BE(at + 2);
+      if (setting === Setting.MAX_FRAME_SIZE) this.#maxFrame = value;
+      if (setting !== Setting.INITIAL_WINDOW_SIZE) continue;
+      for (const call of this.#calls.values()) call.window += value - this.#callWindow;
+      this.#callWindow = value;
     }
   }
 
@@ -216,15 +226,16 @@ export class GrpcConnection {
 
   #finish(call: Call): void {
     this.#calls.delete(call.id);
-    if (call.status !== "0") {
-      call.reject(new Error(`grpc-status ${call.status}`));
-      return;
-    }
-    const { chunks } = call;
-    const bytes = chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks);
+    const bytes = call.answer.subarray(0, call.received);
     const isWhole = bytes.length >= PREFIX_BYTES && bytes.readUInt32BE(1) === bytes.length - PREFIX_BYTES;
-    if (isWhole && bytes[0] === 0) call.resolve(bytes.subarray(PREFIX_BYTES));
-    else call.reject(new Error("not one plain gRPC message"));
+    try {
+      if (call.status !== "0") throw new Error(`grpc-status ${call.status}`);
+      if (!isWhole || bytes[0] !== 0) throw new Error("not one plain gRPC message");
+      call.answered(bytes.subarray(PREFIX_BYTES));
+    } catch (error) {
+      call.reject(error as Error);
+    }
+    this.#spare.push(call.answer);
   }
 
   #fail(error: Error): void {
@@ -233,6 +244,17 @@ export class GrpcConnection {
     for (const call of this.#calls.values()) call.reject(error);
     this.#calls.clear();
   }
+}
+
+function append(call: Call, part: Buffer): void {
+  const length = call.received + part.length;
+  if (length > call.answer.length) {
+    const larger = Buffer.allocUnsafe(Math.max(call.answer.length * 2, length));
+    call.answer.copy(larger, 0, 0, call.received);
+    call.answer = larger;
+  }
+  part.copy(call.answer, call.received);
+  call.received = length;
 }
 
 /** A message with its gRPC prefix. */
