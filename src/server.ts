@@ -22,6 +22,7 @@ import { Producer } from "./services/producer.ts";
 import { ReadinessProbe } from "./services/readiness.ts";
 import { streamService } from "./services/streams.ts";
 import { createApp } from "./transport/app.ts";
+import { hotCalls } from "./transport/grpc-events.ts";
 import { mount } from "./transport/in-process.ts";
 import type { ListenerOptions } from "./transport/listener.ts";
 import { reflectionServices } from "./transport/reflection.ts";
@@ -78,6 +79,7 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
     ],
     operator: { services, version: VERSION, readiness },
     hot: hotHandlers(producer, consumer),
+    hotGrpc: hotCalls(producer),
     logger,
     listener: await listenerOptions(config),
     shutdownSignal: shutdown.signal,
