@@ -16,8 +16,8 @@ COPY scripts scripts
 COPY src src
 USER node
 EXPOSE 8080
-# Listing streams asks NATS too, so a gateway without storage shows as unhealthy.
+# Ready means that the storage takes writes, so a gateway without it shows as unhealthy.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-  CMD ["node", "-e", "fetch(`http://127.0.0.1:${process.env.PORT}/api/v1/streams`).then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
+  CMD ["node", "-e", "fetch(`http://127.0.0.1:${process.env.PORT}/readyz`).then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
 # Without npm in between, SIGTERM reaches the service, which then drains.
 CMD ["node", "src/main.ts"]

@@ -77,15 +77,16 @@ export class GrpcLoad implements Load {
       let calls = 0;
       let sizeRead = 0;
       return {
-        async step() {
-          const message = await connection.call(path, next());
-          // Read whole now and then; between, an answer as long as one that was read is as good. Only numbers grow.
-          if (calls++ % 64 === 0 || Math.abs(message.length - sizeRead) > 4 * events) {
-            const stored = read(message);
-            if (stored !== events) throw new Error(`${stored} of ${events} events were stored`);
-            sizeRead = message.length;
-          }
-          return events;
+        step() {
+          return connection.call(path, next(), (message) => {
+            // Read whole now and then; between, an answer as long as one that was read is as good. Only numbers grow.
+            if (calls++ % 64 === 0 || Math.abs(message.length - sizeRead) > 4 * events) {
+              const stored = read(message);
+              if (stored !== events) throw new Error(`${stored} of ${events} events were stored`);
+              sizeRead = message.length;
+            }
+            return events;
+          });
         },
         close: () => connection.close(),
       };
@@ -106,16 +107,17 @@ class GrpcReader implements Reader {
     this.#stream = stream;
   }
 
-  async poll(group: string, verify: boolean): Promise<Polled> {
+  poll(group: string, verify: boolean): Promise<Polled> {
     const request = create(PollRequestSchema, {
       streamName: this.#stream,
       consumerGroup: group,
       limit: POLL_EVENTS,
       payload: PayloadFormat.DATA,
     });
-    const message = await this.#connection.call(`${EVENTS}/Poll`, grpcFrame(toBinary(PollRequestSchema, request)));
-    if (verify) verifyEvents(message);
-    return readPoll(message);
+    return this.#connection.call(`${EVENTS}/Poll`, grpcFrame(toBinary(PollRequestSchema, request)), (message) => {
+      if (verify) verifyEvents(message);
+      return readPoll(message);
+    });
   }
 
   async commit(group: string, entries: readonly CommitEntry[]): Promise<void> {
@@ -123,7 +125,7 @@ class GrpcReader implements Reader {
       consumerGroup: group,
       offsets: entries.map(({ partition, offset }) => ({ stream: this.#stream, partition, offset: BigInt(offset) })),
     });
-    await this.#connection.call(COMMIT, grpcFrame(toBinary(CommitRequestSchema, request)));
+    await this.#connection.call(COMMIT, grpcFrame(toBinary(CommitRequestSchema, request)), () => {});
   }
 
   close(): void {

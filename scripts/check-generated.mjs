@@ -10,6 +10,7 @@ const git = (...args) => execFileSync("git", args, { encoding: "utf8" }).trim();
 
 run("buf", "format", "--diff", "--exit-code", "--path", "proto/millrace");
 run("buf", "generate");
+run("node", "scripts/comments.mjs");
 const changed = git("status", "--porcelain", "--", "gen");
 if (changed) {
   console.error(`gen/ is not what proto/ generates; run "npm run generate" and commit:\n${changed}`);

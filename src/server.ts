@@ -2,6 +2,7 @@ import { readFile } from "node:fs/promises";
 import type { AddressInfo } from "node:net";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Logger } from "pino";
+import { Health } from "../gen/grpc/health/v1/health_pb.js";
 import { ConsumerGroupService } from "../gen/millrace/v1/consumers_pb.js";
 import { EventService } from "../gen/millrace/v1/events_pb.js";
 import { StreamService } from "../gen/millrace/v1/streams_pb.js";
@@ -12,16 +13,22 @@ import { startEmbeddedNats } from "./jetstream/embedded.ts";
 import { Appender } from "./log/append.ts";
 import { Catalog } from "./log/catalog.ts";
 import { Groups } from "./log/groups.ts";
+import { Tails } from "./log/tail.ts";
 import { openProcessing } from "./processing-server.ts";
 import { Consumer } from "./services/consumer.ts";
 import { eventService } from "./services/events.ts";
 import { groupService } from "./services/groups.ts";
+import { healthService } from "./services/health.ts";
 import { Producer } from "./services/producer.ts";
+import { ReadinessProbe } from "./services/readiness.ts";
 import { streamService } from "./services/streams.ts";
 import { createApp } from "./transport/app.ts";
+import { hotCalls } from "./transport/grpc-events.ts";
 import { mount } from "./transport/in-process.ts";
 import type { ListenerOptions } from "./transport/listener.ts";
+import { reflectionServices } from "./transport/reflection.ts";
 import { hotHandlers } from "./transport/rest-events.ts";
+import { VERSION } from "./version.ts";
 
 /** A running service; disposing it drains and closes everything. */
 export interface Server extends AsyncDisposable {
@@ -50,17 +57,31 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
   );
   const draining = new AbortController();
   const producer = new Producer(js, catalog, new Appender(js));
-  const consumer = new Consumer(js, catalog, groups, draining.signal);
+  const tails = new Tails(js, logger);
+  owned.defer(() => tails.close());
+  const consumer = new Consumer(js, catalog, groups, tails, draining.signal);
 
   const shutdown = new AbortController();
+  const mounted = [
+    mount(StreamService, streamService(js, catalog)),
+    mount(EventService, eventService(producer, consumer)),
+    mount(ConsumerGroupService, groupService(consumer, catalog, groups)),
+    ...(await openProcessing({ js, catalog, natsUrl: url, config, logger, owned })),
+  ];
+  const services = mounted.map(({ service }) => service);
+  const readiness = await ReadinessProbe.open(js, catalog, {
+    replicas: config.catalogReplicas,
+    draining: draining.signal,
+  });
   const app = await createApp({
     mounted: [
-      mount(StreamService, streamService(js, catalog)),
-      mount(EventService, eventService(producer, consumer)),
-      mount(ConsumerGroupService, groupService(consumer, catalog, groups)),
-      ...(await openProcessing({ js, catalog, natsUrl: url, config, logger, owned })),
+      ...mounted,
+      mount(Health, healthService(readiness, services, draining.signal)),
+      ...reflectionServices([...services, Health]),
     ],
+    operator: { services, version: VERSION, readiness },
     hot: hotHandlers(producer, consumer),
+    hotGrpc: hotCalls(producer),
     logger,
     listener: await listenerOptions(config),
     shutdownSignal: shutdown.signal,

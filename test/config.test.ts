@@ -31,6 +31,7 @@ describe("loadConfig", () => {
       MILLRACE_FSYNC: "always",
       MILLRACE_CATALOG_REPLICAS: "3",
       MILLRACE_ACK_WAIT_MS: "100",
+      MILLRACE_SESSION_TIMEOUT_MS: "200",
       MILLRACE_LOG_LEVEL: "silent",
       MILLRACE_TLS_CERT: "cert.pem",
       MILLRACE_TLS_KEY: "key.pem",
@@ -45,7 +46,7 @@ describe("loadConfig", () => {
       fsync: "always",
       catalogReplicas: 3,
       ackWaitMs: 100,
-      sessionTimeoutMs: 30_000,
+      sessionTimeoutMs: 200,
       role: "all",
       processorThreads: Math.min(64, availableParallelism()),
       functionsDir: undefined,
@@ -70,6 +71,7 @@ describe("loadConfig", () => {
     ["MILLRACE_FSYNC", "250ms"],
     ["MILLRACE_FSYNC", "2m"],
     ["MILLRACE_ACK_WAIT_MS", "86400000"],
+    ["MILLRACE_SESSION_TIMEOUT_MS", "3600000"],
   ])("takes %s=%j", (name, value) => {
     expect(() => loadConfig({ [name]: value })).not.toThrow();
   });
@@ -89,6 +91,7 @@ describe("loadConfig", () => {
     ["MILLRACE_CATALOG_REPLICAS", "0"],
     ["MILLRACE_CATALOG_REPLICAS", "6"],
     ["MILLRACE_ACK_WAIT_MS", "99"],
+    ["MILLRACE_SESSION_TIMEOUT_MS", "3600001"],
     ["MILLRACE_LOG_LEVEL", "loud"],
     ["MILLRACE_DRAIN_MS", "600001"],
   ])("refuses %s=%j and names it", (name, value) => {

@@ -120,12 +120,12 @@ const IS_JSON_TYPE = /^\s*application\/json\s*(;|$)/i;
  */
 export function newEvent(fields: EventFields, prefix = ""): NewEvent {
   const { value, data, contentType } = fields;
-  if (!surelyFine(fields)) {
+  if (!isSurelyFine(fields)) {
     const faults = eventFaults(fields, prefix);
     if (faults.length > 0) throw invalidArguments(faults);
   }
   if (value !== undefined) return shaped(fields, value, JSON_TYPE);
-  if (contentType === undefined || !IS_JSON_TYPE.test(contentType))
+  if (contentType !== JSON_TYPE && (contentType === undefined || !IS_JSON_TYPE.test(contentType)))
     return shaped(fields, data!, contentType || DEFAULT_DATA_TYPE);
   try {
     return shaped(fields, toCompactJson(data!), JSON_TYPE);
@@ -149,7 +149,7 @@ function shaped(fields: EventFields, payload: Uint8Array, contentType: string): 
 }
 
 /** A quick look that most events pass: nothing near any bound. The others are checked in full. */
-function surelyFine(fields: EventFields): boolean {
+export function isSurelyFine(fields: EventFields): boolean {
   return (
     (fields.value === undefined) !== (fields.data === undefined) &&
     fields.headers === undefined &&

@@ -274,12 +274,13 @@ export function validateJson(bytes: Uint8Array): { compact: boolean } {
 /**
  * Checks one whole JSON text and removes the white space around and inside it; everything else stays as it was sent.
  *
- * @returns a view of `bytes` when there is no white space inside, else a copy.
+ * @returns `bytes` or a view of them when there is no white space inside, else a copy.
  * @throws JsonError as {@link validateJson} does.
  */
 export function toCompactJson(bytes: Uint8Array): Uint8Array {
   const { spaced, tokenStart, tokenEnd } = scanDocument(bytes);
-  return spaced ? compactJson(bytes, tokenStart, tokenEnd) : bytes.subarray(tokenStart, tokenEnd);
+  if (spaced) return compactJson(bytes, tokenStart, tokenEnd);
+  return tokenEnd - tokenStart === bytes.length ? bytes : bytes.subarray(tokenStart, tokenEnd);
 }
 
 /** Copies the valid JSON in `[start, end)` without the white space outside its strings. */
@@ -304,7 +305,9 @@ export function compactJson(bytes: Uint8Array, start: number, end: number): Uint
 
 function scanDocument(bytes: Uint8Array): JsonScanner {
   if (!isUtf8(bytes)) throw new JsonError("not UTF-8", 0);
-  const scanner = new JsonScanner(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength));
+  const scanner = new JsonScanner(
+    bytes instanceof Buffer ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength),
+  );
   scanner.skipValue();
   scanner.finish();
   if (scanner.depth > MAX_JSON_DEPTH) {

@@ -30,6 +30,11 @@ export const MAX_POLL_TIMEOUT_MS = 30_000;
 export const DEFAULT_POLL_BYTES = 8 * 1024 * 1024;
 export const MAX_POLL_BYTES = 32 * 1024 * 1024;
 
+export const DEFAULT_SUBSCRIBE_LIMIT = 500;
+export const DEFAULT_SUBSCRIBE_BYTES = 1024 * 1024;
+export const DEFAULT_MAX_UNCOMMITTED = 10_000;
+export const DEFAULT_HEARTBEAT_MS = 10_000;
+
 /** How long a call may take when its caller names no deadline, waiting for events not counted. */
 export const DEFAULT_CALL_TIMEOUT_MS = 10_000;
 export const MAX_CALL_TIMEOUT_MS = 120_000;

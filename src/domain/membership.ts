@@ -138,7 +138,8 @@ export function commitFault(
   if (holding?.owner !== id) return `partition ${partition} is not assigned to "${id}"`;
   const { told } = member;
   const named = generation ?? told;
-  if (named < holding.since || named > state.generation || (member.session === undefined && named < told))
+  // One that it was not told yet, but heard of by a heartbeat, says nothing of what it was handed.
+  if (named < holding.since || named > told || (member.session === undefined && named < told))
     return `generation ${named} of "${id}" is void in partition ${partition}`;
   return undefined;
 }

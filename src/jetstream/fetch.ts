@@ -35,8 +35,10 @@ export interface PullOptions {
   readonly batch: number;
   /** Most bytes, as JetStream counts them: subject, header and payload. */
   readonly maxBytes?: number;
-  /** How long the server waits for the first message; 0: not at all. */
+  /** How long the server waits for messages; 0: not at all. */
   readonly waitMs: number;
+  /** Takes each message as it comes; the result then holds none. */
+  readonly onMessage?: (message: Delivered) => void;
 }
 
 /** Beyond the wait, a pull without its closing status is given up. */
@@ -87,7 +89,8 @@ class Inbox {
   readonly #subject = createInbox();
   readonly #subscription: Subscription;
   #messages: Delivered[] = [];
-  #batch = 0;
+  #onMessage: ((message: Delivered) => void) | undefined;
+  #left = 0;
   #pulls = 0;
   #reply = "";
   #done: ((end: PullEnd) => void) | undefined;
@@ -101,7 +104,8 @@ class Inbox {
 
   async pull(jsStream: string, durable: string, options: PullOptions, signal?: AbortSignal): Promise<PullResult> {
     this.#messages = [];
-    this.#batch = options.batch;
+    this.#onMessage = options.onMessage;
+    this.#left = options.batch;
     this.#reply = `${this.#subject}.${++this.#pulls}`;
     const ended = new Promise<PullEnd>((resolve) => {
       this.#done = resolve;
@@ -152,8 +156,9 @@ class Inbox {
       if (msg.subject === this.#reply) this.#done?.(endOf(msg.headers?.code ?? 0, msg.headers?.description ?? ""));
       return;
     }
-    this.#messages.push(delivered(msg, reply));
-    if (this.#messages.length >= this.#batch) this.#done?.("full");
+    if (this.#onMessage) this.#onMessage(delivered(msg, reply));
+    else this.#messages.push(delivered(msg, reply));
+    if (--this.#left <= 0) this.#done?.("full");
   }
 }
 

@@ -42,9 +42,23 @@ export function decodeToken(token: string): string {
 export const STREAMS_BUCKET = "mr_streams";
 export const GROUPS_BUCKET = "mr_groups";
 export const OFFSETS_BUCKET = "mr_offsets";
+/** Written to learn whether the storage takes writes. */
+export const HEALTH_BUCKET = "mr_health";
 
 /** The JetStream stream that stores a partition. `stream` is a checked stream name. */
 export const partitionStream = (stream: string, partition: number): string => `mr-${stream}-${partition}`;
+
+/** The partition that a JetStream stream stores; undefined for a stream of another kind. */
+export function partitionPlace(jsStream: string): { stream: string; partition: number } | undefined {
+  const match = /^mr-([A-Za-z0-9_-]+)-(\d+)$/.exec(jsStream);
+  return match ? { stream: match[1]!, partition: Number(match[2]) } : undefined;
+}
+
+/** The partition whose subject this is; undefined for a subject of another kind. */
+export function subjectPlace(subject: string): { stream: string; partition: number } | undefined {
+  const match = /^mr\.ev\.([A-Za-z0-9_-]+)\.(\d+)$/.exec(subject);
+  return match ? { stream: match[1]!, partition: Number(match[2]) } : undefined;
+}
 
 /** The one subject of a partition. */
 export const partitionSubject = (stream: string, partition: number): string => `mr.ev.${stream}.${partition}`;

@@ -66,6 +66,8 @@ export class Publisher {
   readonly #blocked: (() => void)[] = [];
   readonly #queues = new Map<string, Queue>();
   readonly #outgoing: number[] = [];
+  /** Subjects whose last write was refused because the store was full, with the time of it. */
+  readonly #full = new Map<string, number>();
   #leaving: NodeJS.Immediate | undefined;
   #retryTimer: NodeJS.Timeout | undefined;
   #sweeper: NodeJS.Timeout | undefined;
@@ -84,6 +86,18 @@ export class Publisher {
   /** Messages sent or waiting to be sent that have no outcome yet. */
   get inFlight(): number {
     return this.#waiting.size;
+  }
+
+  /** Bytes of them. */
+  get inFlightBytes(): number {
+    return this.#bytes;
+  }
+
+  /** Subjects that a full store has refused within the last `withinMs` and not taken since. */
+  fullSubjects(withinMs: number): string[] {
+    const since = performance.now() - withinMs;
+    for (const [subject, at] of this.#full) if (at < since) this.#full.delete(subject);
+    return [...this.#full.keys()];
   }
 
   /** Waits until there is room for more, if there is none. @throws ServiceError UNAVAILABLE when the deadline comes first. */
@@ -235,6 +249,7 @@ export class Publisher {
     const at = text.indexOf('"seq":');
     if (at > 0 && !text.includes('"error"')) {
       this.#settle(token, waiter);
+      if (this.#full.size > 0) this.#full.delete(waiter.subject);
       waiter.sink.stored(
         waiter.index,
         Number.parseInt(text.slice(at + 6), 10),
@@ -253,6 +268,8 @@ export class Publisher {
       // Falls through to an unknown refusal.
     }
     const code = error?.err_code ?? 0;
+    if (code === JsError.INSUFFICIENT_RESOURCES || code === JsError.STORAGE_EXCEEDED)
+      this.#full.set(waiter.subject, performance.now());
     if (code === JsError.MESSAGE_ID_IN_PROCESS || code === JsError.TEMPORARILY_UNAVAILABLE)
       this.#enqueue(token, waiter);
     else if (EXPECTATIONS.has(code))

@@ -150,10 +150,16 @@ export class Appender {
   async #explain(stream: StreamRecord, sent: Prepared, error: ServiceError, deadline: Deadline): Promise<Outcome> {
     const { eventId, partition, subject } = sent;
     if (error.code !== ErrorCode.PRECONDITION_FAILED) return { eventId, error };
-    const seq = await findDuplicate(this.#js, subject, eventId, deadline);
-    if (seq !== undefined) return { eventId, partition, offset: seq - 1, duplicate: true };
-    const { endOffset } = await partitionState(this.#js, stream.name, partition, deadline);
-    return { eventId, error: expectationFailed(stream, partition, endOffset) };
+    try {
+      const seq = await findDuplicate(this.#js, subject, eventId, deadline);
+      if (seq !== undefined) return { eventId, partition, offset: seq - 1, duplicate: true };
+      const { endOffset } = await partitionState(this.#js, stream.name, partition, deadline);
+      return { eventId, error: expectationFailed(stream, partition, endOffset) };
+    } catch (failure) {
+      // It is this event's own affair: the others of its batch have their outcomes.
+      if (!(failure instanceof ServiceError)) throw failure;
+      return { eventId, error: failure };
+    }
   }
 }
 

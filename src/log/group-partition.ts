@@ -15,6 +15,7 @@ import type { Delivered, PullResult } from "../jetstream/fetch.ts";
 import type { Bucket } from "../jetstream/kv.ts";
 import { durableName, partitionStream } from "../jetstream/names.ts";
 import { partitionState } from "../jetstream/partitions.ts";
+import { lostBetween } from "./gap.ts";
 
 /** What is stored of a group in a partition; the durable consumer beside it only follows. */
 export interface OffsetRecord {
@@ -35,6 +36,8 @@ export interface GroupPartitionPlace {
   readonly epoch: number;
   /** The last seek by epochs: the first epoch of it or later begins at the offset. */
   readonly seek?: { readonly generation: number; readonly offset: number } | undefined;
+  /** Its owner has a stream open, which keeps the position itself: there is no durable. */
+  readonly streamed: boolean;
   /** KV key of its {@link OffsetRecord}. */
   readonly key: string;
   /** Where the group starts that has stored nothing yet. */
@@ -67,6 +70,8 @@ export class GroupPartition {
   #position = 0;
   #pending = 0;
   #lastConsumerSeq = 0;
+  /** Of a streamed partition, on the gateway that holds the stream: what it has sent, and whom to tell of commits. */
+  #stream: { readonly next: () => number; readonly onStored: () => void } | undefined;
 
   constructor(js: JetStream, offsets: Bucket<OffsetRecord>, place: GroupPartitionPlace) {
     this.#js = js;
@@ -116,12 +121,37 @@ export class GroupPartition {
     const connection = this.#js.epoch;
     await this.#load(deadline);
     await this.#takeOver(deadline);
+    if (this.place.streamed) {
+      this.#position = this.#record.resume;
+      this.#rewind = false;
+      this.#connection = connection;
+      return;
+    }
     const state = await createDurable(this.#js, this.#jsStream, this.#durable, this.place.ackWaitMs, deadline);
     const { resume } = this.#record;
     if (state.floorSeq < resume || (this.#rewind && state.deliveredSeq > resume)) await this.#reset(resume, deadline);
     else this.#adopt(state);
     this.#rewind = false;
     this.#connection = connection;
+  }
+
+  /**
+   * Begins a stream: the epoch is stored, and what is stored later is told.
+   *
+   * @param next the offset that the stream sends next.
+   * @returns where to begin.
+   * @throws ServiceError NOT_PARTITION_OWNER when a later epoch has begun.
+   */
+  async beginStream(next: () => number, onStored: () => void, deadline: Deadline): Promise<number> {
+    this.#stream = undefined;
+    this.#connection = 0;
+    await this.prepare(deadline);
+    this.#stream = { next, onStored };
+    return this.#record.resume;
+  }
+
+  endStream(): void {
+    this.#stream = undefined;
   }
 
   /** Begins the epoch: from here on, no earlier one's commit is taken and its consumer is gone. */
@@ -137,6 +167,7 @@ export class GroupPartition {
 
   /** Reads position and lag anew. */
   async refresh(deadline: Deadline): Promise<void> {
+    if (this.place.streamed) return;
     const state = await durableState(this.#js, this.#jsStream, this.#durable, deadline);
     if (state) this.#adopt(state);
     else this.#connection = 0;
@@ -144,16 +175,17 @@ export class GroupPartition {
 
   /** What is stored and where the durable stands, without taking part. */
   async look(deadline: Deadline): Promise<{ position: number; committed: number | undefined; resume: number }> {
+    const { seek, epoch, start, streamed } = this.place;
     const [{ value }, state] = await Promise.all([
       this.#offsets.get(this.place.key, deadline),
-      durableState(this.#js, this.#jsStream, this.#durable, deadline),
+      streamed ? undefined : durableState(this.#js, this.#jsStream, this.#durable, deadline),
     ]);
-    const { seek, epoch, start } = this.place;
     const stored = value ?? { resume: start };
     const sought = seek !== undefined && (stored.epoch ?? 0) < seek.generation;
     const resume = sought ? seek.offset : stored.resume;
     // The durable of a new epoch may not have been moved to its place yet.
-    const position = state && (stored.epoch ?? 0) === epoch ? Math.max(state.deliveredSeq, resume) : resume;
+    const known = this.#stream?.next() ?? ((stored.epoch ?? 0) === epoch ? state?.deliveredSeq : undefined);
+    const position = Math.max(known ?? 0, resume);
     return { position, committed: stored.committed, resume };
   }
 
@@ -208,14 +240,12 @@ export class GroupPartition {
     for (const [index, { seq }] of messages.entries()) {
       if (seq > before + 1) {
         const { stream, partition } = this.place;
-        const { lost, startOffset } = await partitionState(this.#js, stream, partition, deadline);
-        if (lost > 0 && startOffset <= before) {
+        const loss = await lostBetween(this.#js, stream, partition, before, seq - 1, deadline);
+        if (loss) {
           await this.giveBack(messages.slice(index));
           this.#position = before;
           if (index > 0) return { messages: messages.slice(0, index), end: "empty" };
-          throw invalidOffset(
-            `offsets ${before} to ${seq - 2} of "${stream}"/${partition} are lost in the storage; seek to ${seq - 1} to go on behind them`,
-          );
+          throw loss;
         }
       }
       before = Math.max(before, seq);
@@ -261,7 +291,7 @@ export class GroupPartition {
   async seek(offset: number, deadline: Deadline): Promise<void> {
     await this.prepare(deadline);
     await this.#store((record) => ({ ...record, resume: offset }), deadline);
-    await this.#reset(offset, deadline);
+    if (!this.place.streamed) await this.#reset(offset, deadline);
   }
 
   /**
@@ -292,6 +322,7 @@ export class GroupPartition {
     const inOrder = this.#handedOut(offset);
     // The entry before the floor: a crash in between leaves the floor behind, and that is seen and mended.
     await this.#store((record) => ({ ...record, committed: offset, resume: offset + 1 }), deadline);
+    if (this.place.streamed) return;
     if (!inOrder) return this.#reset(offset + 1, deadline);
     const consumerSeq = this.#lastConsumerSeq - (this.#position - (offset + 1));
     if (consumerSeq > 0) acknowledge(this.#js, this.#jsStream, this.#durable, offset + 1, consumerSeq);
@@ -299,7 +330,7 @@ export class GroupPartition {
 
   /** Neither behind what is done nor ahead of what was handed out. */
   #handedOut(offset: number): boolean {
-    return offset + 1 >= this.#record.resume && offset < this.#position;
+    return offset + 1 >= this.#record.resume && offset < (this.#stream?.next() ?? this.#position);
   }
 
   /** Deletes the durable, for good. */
@@ -313,6 +344,7 @@ export class GroupPartition {
     if (revision <= this.#revision || (record.epoch ?? 0) !== this.place.epoch) return;
     this.#record = record;
     this.#revision = revision;
+    this.#stream?.onStored();
   }
 
   async #load(deadline: Deadline): Promise<void> {
@@ -334,6 +366,7 @@ export class GroupPartition {
       if (revision !== undefined) {
         this.#record = record;
         this.#revision = revision;
+        this.#stream?.onStored();
         return;
       }
       // Another gateway wrote it; the later call wins, unless a later epoch has begun.

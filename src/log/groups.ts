@@ -32,7 +32,8 @@ export interface GroupRecord extends GroupSettings {
 /** A group in a stream, as this gateway uses it. */
 export interface GroupInStream {
   readonly group: string;
-  readonly stream: StreamRecord;
+  /** As it was last seen; whoever holds the group for long brings it up to date. */
+  stream: StreamRecord;
   readonly record: GroupRecord;
   readonly members: Members;
   /** A partition in its present epoch. */
@@ -300,15 +301,17 @@ class OpenGroup implements GroupInStream {
   }
 
   partition(index: number): GroupPartition {
-    const { since: epoch, seek } = this.members.holding(index) ?? { since: 0 };
+    const { since: epoch, seek, owner } = this.members.holding(index) ?? { since: 0 };
+    const streamed = owner !== undefined && this.members.isStreaming(owner);
     let partition = this.#partitions[index];
-    if (partition?.place.epoch !== epoch) {
+    if (partition?.place.epoch !== epoch || partition.place.streamed !== streamed) {
       partition = new GroupPartition(this.#js, this.#offsets, {
         group: this.group,
         stream: this.stream.name,
         partition: index,
         epoch,
         seek,
+        streamed,
         key: offsetKey(this.group, this.stream.id, index),
         start: this.record.start[index] ?? 0,
         ackWaitMs: this.record.ackWaitMs,

@@ -21,6 +21,8 @@ export interface MemberIdentity {
   readonly id: string;
   /** Of a member that subscribes; see {@link Membership}. */
   readonly session?: string;
+  /** It has been let in before: when another stream has come in its place since, it is not let in again. */
+  readonly entered?: boolean;
 }
 
 /** A lease is written anew when it is older than this part of the session timeout. */
@@ -65,6 +67,11 @@ export class Members {
     return this.#state?.partitions[partition];
   }
 
+  /** Whether a member has a stream open. */
+  isStreaming(id: string): boolean {
+    return this.#state !== undefined && memberOf(this.#state, id)?.session !== undefined;
+  }
+
   /** Calls `listener` at every change, until the returned function is called. */
   onChange(listener: () => void): () => void {
     this.#listeners.add(listener);
@@ -98,6 +105,8 @@ export class Members {
         this.#lapsed(state, nowMs).map(({ id }) => id),
       );
       const known = memberOf(next, member.id);
+      if (known && member.entered && known.session !== member.session)
+        throw notPartitionOwner(`another reader named "${member.id}" has taken the place of this one`);
       if (!known || known.session !== member.session || nowMs - known.seenMs > this.renewMs)
         next = enter(next, member.id, nowMs, member.session);
       return memberOf(next, member.id)!.told === next.generation ? next : acknowledge(next, member.id);

@@ -1,17 +1,31 @@
-import type { PollRequest, ReadPartitionRequest } from "../../gen/millrace/v1/events_pb.js";
+import { randomBytes } from "node:crypto";
+import type { PollRequest, ReadPartitionRequest, SubscribeRequest } from "../../gen/millrace/v1/events_pb.js";
 import type { Deadline } from "../domain/deadline.ts";
-import { invalidArgument, invalidOffset } from "../domain/errors.ts";
+import { invalidArgument, invalidOffset, partitionNotFound } from "../domain/errors.ts";
 import type { StoredEvent } from "../domain/event.ts";
 import { compileFilter } from "../domain/expression.ts";
-import { DEFAULT_POLL_BYTES, DEFAULT_POLL_LIMIT, DEFAULT_POLL_TIMEOUT_MS } from "../domain/limits.ts";
+import {
+  DEFAULT_HEARTBEAT_MS,
+  DEFAULT_MAX_UNCOMMITTED,
+  DEFAULT_POLL_BYTES,
+  DEFAULT_POLL_LIMIT,
+  DEFAULT_POLL_TIMEOUT_MS,
+  DEFAULT_SUBSCRIBE_BYTES,
+  DEFAULT_SUBSCRIBE_LIMIT,
+} from "../domain/limits.ts";
 import { groupNameFault } from "../domain/names.ts";
-import { parsePosition } from "../domain/position.ts";
+import { type Position, parsePosition } from "../domain/position.ts";
+import { parseResumeToken } from "../domain/resume-token.ts";
 import type { JetStream } from "../jetstream/connection.ts";
-import type { Catalog } from "../log/catalog.ts";
+import type { Catalog, StreamRecord } from "../log/catalog.ts";
 import { type CommitEntry, type Committer, commit } from "../log/commit.ts";
+import { GroupSource } from "../log/group-source.ts";
 import type { Groups } from "../log/groups.ts";
 import { type PollResult, poll } from "../log/poll.ts";
 import { type ReadResult, readPartition, type StartOffset } from "../log/read.ts";
+import { SoloSource } from "../log/solo-source.ts";
+import { type Delivery, type Source, subscribe, Wake } from "../log/subscribe.ts";
+import type { Tails } from "../log/tail.ts";
 
 type Filter = (event: StoredEvent) => boolean;
 
@@ -23,14 +37,16 @@ export class Consumer {
   readonly #js: JetStream;
   readonly #catalog: Catalog;
   readonly #groups: Groups;
+  readonly #tails: Tails;
   readonly #draining: AbortSignal;
   readonly #filters = new Map<string, Filter>();
 
-  /** @param draining ends the waits of polls, when the gateway is to stop. */
-  constructor(js: JetStream, catalog: Catalog, groups: Groups, draining: AbortSignal) {
+  /** @param draining ends the waits of polls and the subscriptions, when the gateway is to stop. */
+  constructor(js: JetStream, catalog: Catalog, groups: Groups, tails: Tails, draining: AbortSignal) {
     this.#js = js;
     this.#catalog = catalog;
     this.#groups = groups;
+    this.#tails = tails;
     this.#draining = draining;
   }
 
@@ -66,6 +82,61 @@ export class Consumer {
       deadline,
       signal,
       draining: this.#draining,
+    });
+  }
+
+  /**
+   * Sends events as they come, until the caller goes; a group's member leaves with it.
+   *
+   * @throws ServiceError.
+   */
+  async *subscribe(request: SubscribeRequest, deadline: Deadline, signal: AbortSignal): AsyncGenerator<Delivery> {
+    const filter = this.#filter(request.filter);
+    const stream = await this.#catalog.find(request.streamName, deadline);
+    const partitions = request.partition.length > 0 ? request.partition : undefined;
+    for (const index of partitions ?? [])
+      if (index >= stream.partitions) throw partitionNotFound(stream.name, index, stream.partitions);
+    const wake = new Wake();
+    const source =
+      request.consumerGroup === undefined
+        ? await SoloSource.open(this.#js, this.#catalog, stream, this.#tails, wake, {
+            ...startsOf(request),
+            partitions,
+            deadline,
+          })
+        : await this.#groupSource(request.consumerGroup, request, stream, partitions, wake, deadline);
+    yield* subscribe(this.#catalog, stream, source, wake, {
+      filter,
+      limit: request.limit ?? DEFAULT_SUBSCRIBE_LIMIT,
+      maxBytes: request.maxBytes ?? DEFAULT_SUBSCRIBE_BYTES,
+      heartbeatMs: request.heartbeat ?? DEFAULT_HEARTBEAT_MS,
+      signal,
+      draining: this.#draining,
+    });
+  }
+
+  async #groupSource(
+    name: string,
+    request: SubscribeRequest,
+    stream: StreamRecord,
+    partitions: readonly number[] | undefined,
+    wake: Wake,
+    deadline: Deadline,
+  ): Promise<Source> {
+    checkGroupName("consumerGroup", name);
+    if (request.consumerId !== undefined) checkGroupName("consumerId", request.consumerId);
+    if (request.starts.length > 0) throw invalidArgument("starts", "is for reading without a group; seek the group");
+    if (request.resumeToken) throw invalidArgument("resumeToken", "is for reading without a group");
+    const start = request.offset || "earliest";
+    if (start !== "earliest" && start !== "latest")
+      throw invalidArgument("offset", "must be earliest or latest with a group; seek moves it elsewhere");
+    const group = await this.#groups.join(name, stream, { start }, deadline);
+    return GroupSource.open(this.#catalog, this.#groups, group, this.#tails, wake, {
+      consumerId: request.consumerId ?? `sub-${randomBytes(6).toString("hex")}`,
+      partitions,
+      autoCommit: request.autoCommit,
+      maxUncommitted: request.maxUncommitted ?? DEFAULT_MAX_UNCOMMITTED,
+      keepMembership: request.keepMembership,
     });
   }
 
@@ -109,6 +180,21 @@ function parseOffset(text: string | undefined): StartOffset {
   const position = parsePosition(text);
   if (typeof position === "object") throw invalidOffset(`offset "${text}" is not earliest, latest or a whole number`);
   return position;
+}
+
+/** Where a subscription without a group begins. @throws ServiceError INVALID_ARGUMENT, INVALID_OFFSET. */
+function startsOf(request: SubscribeRequest): { start: Position; starts: Map<number, Position> } {
+  for (const field of ["consumerId", "autoCommit", "maxUncommitted", "keepMembership"] as const)
+    if (request[field]) throw invalidArgument(field, "goes with consumerGroup");
+  const starts = new Map<number, Position>();
+  for (const [index, { partition, offset }] of request.starts.entries()) {
+    if (starts.has(partition)) throw invalidArgument(`starts[${index}]`, `names partition ${partition} twice`);
+    starts.set(partition, parsePosition(offset));
+  }
+  if (!request.resumeToken) return { start: request.offset ? parsePosition(request.offset) : "earliest", starts };
+  // What the token does not name was added since it was given.
+  for (const [partition, next] of parseResumeToken(request.resumeToken, "resumeToken")) starts.set(partition, next);
+  return { start: "earliest", starts };
 }
 
 /** @throws ServiceError INVALID_ARGUMENT for a name of a group or member that can't be one. */

@@ -2,70 +2,52 @@ import { create, toJson } from "@bufbuild/protobuf";
 import { type Timestamp, timestampFromMs, type Value, ValueSchema } from "@bufbuild/protobuf/wkt";
 import type { ServiceImpl } from "@connectrpc/connect";
 import {
+  AssignmentSchema,
   type Event,
   EventSchema,
   type EventService,
   PayloadFormat,
   type PollResponse,
   PollResponseSchema,
+  type PublishBatchResponse,
+  PublishBatchResponseSchema,
   type PublishEvent,
-  type PublishResult,
-  PublishResultSchema,
+  type PublishResponse,
+  PublishResponseSchema,
   PublishStatus,
   type ReadPartitionResponse,
   ReadPartitionResponseSchema,
+  type SubscribeResponse,
+  SubscribeResponseSchema,
 } from "../../gen/millrace/v1/events_pb.js";
 import { CompressionType } from "../../gen/millrace/v1/streams_pb.js";
 import { type Deadline, deadlineIn } from "../domain/deadline.ts";
-import { errorRule, invalidArgument, notSerializable, ServiceError } from "../domain/errors.ts";
+import { invalidArgument, notSerializable, ServiceError } from "../domain/errors.ts";
 import { type EventFields, JSON_TYPE, type RefusedEvent, type StoredEvent } from "../domain/event.ts";
 import { toCompactJson } from "../domain/json.ts";
 import { DEFAULT_CALL_TIMEOUT_MS } from "../domain/limits.ts";
 import { isStreamName } from "../domain/names.ts";
-import type { Outcome } from "../log/append.ts";
+import { resumeToken } from "../domain/resume-token.ts";
 import type { PollResult } from "../log/poll.ts";
 import type { Consumer } from "./consumer.ts";
 import { type CallContext, deadlineOf } from "./deadline.ts";
 import { eventsField } from "./event-bytes.ts";
 import { type Producer, parseIdempotencyKey } from "./producer.ts";
+import type { BatchFields } from "./publish-requests.ts";
+import { resultOf, resultsField } from "./publish-results.ts";
 import { valueOfJson } from "./value.ts";
 
 /** The EventService over messages; REST's hot paths call {@link Producer} and {@link Consumer} themselves. */
-export function eventService(
-  producer: Producer,
-  consumer: Consumer,
-): Omit<ServiceImpl<typeof EventService>, "subscribe"> {
+export function eventService(producer: Producer, consumer: Consumer): ServiceImpl<typeof EventService> {
   return {
     async publish(request, context) {
-      const key = parseIdempotencyKey(context.requestHeader.get("idempotency-key"));
-      const ack = await producer.publish(request.streamName, fieldsOf(request.event!), key, deadlineOf(context));
-      return {
-        eventId: ack.eventId,
-        partition: ack.partition,
-        offset: BigInt(ack.offset),
-        timestamp: timestampFromMs(Date.now()),
-        status: PublishStatus.PUBLISHED,
-        ...(ack.duplicate ? { duplicate: true } : {}),
-      };
+      return publishOne(producer, request.streamName, fieldsOf(request.event!), context);
     },
 
-    async publishBatch(request, context) {
-      const { options } = request;
-      const deadline = batchDeadline(deadlineOf(context), options?.timeout);
-      const { batchId, successCount, outcomes } = await producer.publishBatch(request.streamName, {
-        events: request.events.map(fieldsOrRefused),
-        gzip: options?.compression === CompressionType.GZIP,
-        atomic: options?.atomic ?? false,
-        idempotencyKey: parseIdempotencyKey(context.requestHeader.get("idempotency-key")),
-        deadline,
-      });
-      return {
-        batchId,
-        totalEvents: outcomes.length,
-        successCount,
-        failureCount: outcomes.length - successCount,
-        results: outcomes.map(resultOf),
-      };
+    async publishBatch({ streamName, events, options }, context) {
+      const { compression = CompressionType.UNSPECIFIED, atomic = false, timeout } = options ?? {};
+      const fields = { streamName, events: events.map(fieldsOrRefused), compression, atomic, timeout };
+      return publishMany(producer, fields, context);
     },
 
     async *publishStream(requests) {
@@ -109,6 +91,16 @@ export function eventService(
       return withEvents(answer, result.events, request.payload, context);
     },
 
+    async *subscribe(request, context) {
+      const deliveries = consumer.subscribe(request, deadlineIn(DEFAULT_CALL_TIMEOUT_MS), context.signal);
+      for await (const { events, assignment, caughtUp, heartbeat, positions } of deliveries) {
+        const answer = create(SubscribeResponseSchema, { caughtUp, heartbeat });
+        if (assignment) answer.assignment = assignmentMessage(assignment.consumerId, assignment);
+        if (positions) answer.resumeToken = resumeToken(positions);
+        yield withEvents(answer, events, request.payload, context);
+      }
+    },
+
     async readPartition(request, context) {
       const { events, state, nextOffset } = await consumer.readPartition(request, deadlineOf(context), context.signal);
       const answer = create(ReadPartitionResponseSchema, {
@@ -125,41 +117,60 @@ export function eventService(
 
 function assignmentFields(consumerId: string | undefined, assignment: PollResult["assignment"]) {
   if (consumerId === undefined || assignment === undefined) return {};
-  const generation = BigInt(assignment.generation);
-  return { generation, assignment: { consumerId, generation, partitions: [...assignment.partitions] } };
+  return { generation: BigInt(assignment.generation), assignment: assignmentMessage(consumerId, assignment) };
+}
+
+function assignmentMessage(consumerId: string, { generation, partitions }: NonNullable<PollResult["assignment"]>) {
+  return create(AssignmentSchema, { consumerId, generation: BigInt(generation), partitions: [...partitions] });
+}
+
+/** Publish, once its request is read. */
+export async function publishOne(
+  producer: Producer,
+  streamName: string,
+  fields: EventFields,
+  context: CallContext,
+): Promise<PublishResponse> {
+  const key = parseIdempotencyKey(context.requestHeader.get("idempotency-key"));
+  const ack = await producer.publish(streamName, fields, key, deadlineOf(context));
+  return create(PublishResponseSchema, {
+    eventId: ack.eventId,
+    partition: ack.partition,
+    offset: BigInt(ack.offset),
+    timestamp: timestampFromMs(Date.now()),
+    status: PublishStatus.PUBLISHED,
+    ...(ack.duplicate ? { duplicate: true } : {}),
+  });
+}
+
+/** PublishBatch, once its request is read. */
+export async function publishMany(
+  producer: Producer,
+  batch: BatchFields,
+  context: CallContext,
+): Promise<PublishBatchResponse> {
+  const { batchId, successCount, outcomes } = await producer.publishBatch(batch.streamName, {
+    events: batch.events,
+    gzip: batch.compression === CompressionType.GZIP,
+    atomic: batch.atomic,
+    idempotencyKey: parseIdempotencyKey(context.requestHeader.get("idempotency-key")),
+    deadline: batchDeadline(deadlineOf(context), batch.timeout),
+  });
+  const failureCount = outcomes.length - successCount;
+  const answer = create(PublishBatchResponseSchema, {
+    batchId,
+    totalEvents: outcomes.length,
+    successCount,
+    failureCount,
+  });
+  if (isBinary(context)) answer.$unknown = resultsField(outcomes);
+  else answer.results = outcomes.map(resultOf);
+  return answer;
 }
 
 /** A batch's own time, within the call's. */
 export function batchDeadline(callDeadline: Deadline, timeoutMs: number | undefined): Deadline {
   return timeoutMs === undefined ? callDeadline : deadlineIn(timeoutMs);
-}
-
-/** One outcome as a message. */
-export function resultOf(outcome: Outcome): PublishResult {
-  if (!("error" in outcome)) {
-    const { eventId, partition, offset, duplicate } = outcome;
-    return create(PublishResultSchema, {
-      eventId,
-      partition,
-      offset: BigInt(offset),
-      ...(duplicate ? { duplicate } : {}),
-    });
-  }
-  const { eventId, error } = outcome;
-  return create(PublishResultSchema, { ...(eventId === undefined ? {} : { eventId }), error: errorMessage(error) });
-}
-
-function errorMessage(error: ServiceError) {
-  return {
-    code: error.code,
-    message: errorRule(error.code).name,
-    description: error.message,
-    details: error.details.map(({ field, description, endOffset }) => ({
-      description,
-      ...(field === undefined ? {} : { field }),
-      ...(endOffset === undefined ? {} : { endOffset: BigInt(endOffset) }),
-    })),
-  };
 }
 
 /** An event message as fields. @throws ServiceError SERIALIZATION_ERROR for a value that JSON can't hold. */
@@ -202,19 +213,20 @@ function jsonOf(value: Value): Uint8Array {
 }
 
 /** Puts events into an answer, already encoded where the caller wants bytes in a binary protocol. */
-function withEvents<M extends PollResponse | ReadPartitionResponse>(
+function withEvents<M extends PollResponse | SubscribeResponse | ReadPartitionResponse>(
   answer: M,
   events: readonly StoredEvent[],
   format: PayloadFormat,
-  { requestHeader }: CallContext,
+  context: CallContext,
 ): M {
-  const type = requestHeader.get("content-type") ?? "";
-  if (format === PayloadFormat.DATA && BINARY_TYPE.test(type)) answer.$unknown = eventsField(events);
+  if (format === PayloadFormat.DATA && isBinary(context)) answer.$unknown = eventsField(events);
   else answer.events = events.map((event) => messageOf(event, format));
   return answer;
 }
 
-const BINARY_TYPE = /^application\/(proto|grpc(-web)?(\+proto)?)$/;
+/** Whether the answer leaves in protobuf's binary form. */
+const isBinary = ({ requestHeader }: CallContext): boolean => BINARY_TYPE.test(requestHeader.get("content-type") ?? "");
+const BINARY_TYPE = /^application\/((connect\+)?proto|grpc(-web)?(\+proto)?)$/;
 
 /** One event as a message. */
 export function messageOf(event: StoredEvent, format: PayloadFormat): Event {

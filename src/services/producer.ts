@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import type { Deadline } from "../domain/deadline.ts";
+import { type Deadline, deadlineIn } from "../domain/deadline.ts";
 import { ErrorCode, invalidArgument, ServiceError } from "../domain/errors.ts";
 import { type Ack, type EventFields, isRefused, type NewEvent, newEvent, type RefusedEvent } from "../domain/event.ts";
 import { MAX_BATCH_EVENTS, MAX_EVENT_ID_BYTES } from "../domain/limits.ts";
@@ -57,7 +57,8 @@ export class Producer {
     const { events, deadline, gzip } = request;
     if (events.length === 0) throw invalidArgument("events", "must not be empty");
     if (events.length > MAX_BATCH_EVENTS) throw invalidArgument("events", `must be at most ${MAX_BATCH_EVENTS}`);
-    const stream = await this.#stream(streamName, deadline);
+    // A batch's own time is for its events; whether there is such a stream is said in any case.
+    const stream = await this.#stream(streamName, Math.max(deadline, deadlineIn(MIN_LOOKUP_MS)));
     const checked = events.map((event, index) => checkedEvent(event, index, request.idempotencyKey));
     const options: AppendOptions = { deadline, gzip };
     const outcomes = request.atomic
@@ -142,6 +143,8 @@ export class Producer {
   }
 }
 
+/** Time to look a stream up, however short the caller's own is. */
+const MIN_LOOKUP_MS = 1000;
 /** Events of one publish stream without an outcome; a faster publisher waits. */
 const MAX_OPEN = 1024;
 

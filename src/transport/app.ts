@@ -7,22 +7,27 @@ import { ConsumerGroupService } from "../../gen/millrace/v1/consumers_pb.js";
 import { EventService } from "../../gen/millrace/v1/events_pb.js";
 import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
 import { connectFailure, toConnectError, toServiceError } from "./errors.ts";
-import { grpcUnary, type HotRpc, type UnaryImplementation } from "./grpc-unary.ts";
+import { type BytesCall, grpcUnary, type HotRpc, type UnaryImplementation } from "./grpc-unary.ts";
 import type { Mounted } from "./in-process.ts";
 import { errorInterceptor, requestIdKey } from "./interceptors.ts";
 import { createListener, type ListenerOptions, type OnePortServer } from "./listener.ts";
 import { type CallLog, createCallLog } from "./log.ts";
-import { frameworkError, type HotHandler, restPlugin } from "./rest.ts";
+import { OPERATOR_PATHS, type OperatorOptions, operatorPlugin } from "./operator.ts";
+import { clientError, frameworkError, type HotHandler, restPlugin } from "./rest.ts";
 import { rpcPlugin } from "./rpc.ts";
 import { validateInterceptor } from "./validation.ts";
 
 export interface AppOptions {
   readonly mounted: readonly Mounted[];
   readonly hot: ReadonlyMap<string, HotHandler>;
+  /** By the name of an RPC of {@link HOT_SERVICES}. */
+  readonly hotGrpc: ReadonlyMap<string, BytesCall>;
   readonly logger: Logger;
   readonly listener: ListenerOptions;
   /** Is aborted when running streams shall end. */
   readonly shutdownSignal: AbortSignal;
+  /** What the service says of itself. */
+  readonly operator: OperatorOptions;
 }
 
 /** What {@link createApp} gives: Fastify on the one port. */
@@ -41,6 +46,7 @@ export async function createApp(options: AppOptions): Promise<App> {
     genReqId: () => `${prefix}-${(requests++).toString(36)}`,
     serverFactory: (handler) => createListener(handler as never, options.listener) as never,
     frameworkErrors: frameworkError,
+    clientErrorHandler: clientError as never,
     bodyLimit: MAX_REQUEST_BYTES,
     // A path's names are checked by their own rules, which give better reasons.
     routerOptions: { maxParamLength: 1024 },
@@ -55,12 +61,14 @@ export async function createApp(options: AppOptions): Promise<App> {
     readMaxBytes: MAX_REQUEST_BYTES,
     shutdownSignal: options.shutdownSignal,
     mend: connectFailure,
-    hot: hotRpcs(options.mounted, log),
+    hot: hotRpcs(options, log),
     contextValues: (req) => createContextValues().set(requestIdKey, req.id),
     toConnectError: (error) => toConnectError(toServiceError(error, "")),
   });
+  await app.register(operatorPlugin, options.operator);
   await app.register(restPlugin, {
     mounted: options.mounted,
+    readOnlyPaths: OPERATOR_PATHS,
     interceptors: [validateInterceptor],
     hot: options.hot,
     log,
@@ -79,13 +87,14 @@ const HOT_METHODS: readonly DescMethod[] = [
 ];
 
 /** The same over plain gRPC. */
-function hotRpcs(mounted: readonly Mounted[], log: CallLog): ReadonlyMap<string, HotRpc> {
+function hotRpcs({ mounted, hotGrpc }: AppOptions, log: CallLog): ReadonlyMap<string, HotRpc> {
   const found = new Map<string, HotRpc>();
   for (const { service, implementation } of mounted)
     for (const method of service.methods) {
       if (!HOT_METHODS.includes(method)) continue;
       const call = (implementation as Record<string, UnaryImplementation | undefined>)[method.localName];
-      if (call) found.set(`/${service.typeName}/${method.name}`, grpcUnary(method, call, log));
+      if (call)
+        found.set(`/${service.typeName}/${method.name}`, grpcUnary(method, call, hotGrpc.get(method.name), log));
     }
   return found;
 }

@@ -45,6 +45,7 @@ function ofConnect(error: ConnectError, requestId: string): ServiceError {
     case Code.Unavailable:
       return new ServiceError(ErrorCode.UNAVAILABLE, text);
     case Code.Unimplemented:
+    case Code.NotFound:
       return new ServiceError(ErrorCode.NOT_FOUND, text);
     default:
       return internal(requestId, error);

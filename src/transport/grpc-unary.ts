@@ -22,6 +22,9 @@ import { validate } from "./validation.ts";
 /** A unary implementation that needs no more of its call than {@link CallContext}. */
 export type UnaryImplementation = (request: never, context: CallContext) => Promise<object> | object;
 
+/** Answers a call from its request's bytes, or leaves it to {@link UnaryImplementation} by returning undefined. */
+export type BytesCall = (request: Uint8Array, context: CallContext) => Promise<Message> | undefined;
+
 /** Answers a request, or leaves it to Connect by returning undefined. */
 export type HotRpc = (
   req: FastifyRequest,
@@ -39,7 +42,12 @@ const PREFIX_BYTES = 5;
  * cost several times the call itself; every other protocol, encoding and method stays theirs. The rules of a call are the
  * same: validation, deadline, errors and their log.
  */
-export function grpcUnary(method: DescMethod, implementation: UnaryImplementation, log: CallLog): HotRpc {
+export function grpcUnary(
+  method: DescMethod,
+  implementation: UnaryImplementation,
+  ofBytes: BytesCall | undefined,
+  log: CallLog,
+): HotRpc {
   return (req, reply, afterAnswer) => (isPlainGrpc(req) ? answer(req, reply, afterAnswer) : undefined);
 
   async function answer(req: FastifyRequest, reply: FastifyReply, afterAnswer: DiscardLimits): Promise<void> {
@@ -58,14 +66,13 @@ export function grpcUnary(method: DescMethod, implementation: UnaryImplementatio
     let message: Uint8Array | undefined;
     let failure: ConnectError | undefined;
     try {
-      const request = decode(method.input, await readMessage(body));
-      validate(method.input, request);
-      const made = await implementation(request as never, {
+      const request = await readMessage(body);
+      const context: CallContext = {
         timeoutMs: () => (timeoutMs === undefined ? undefined : timeoutMs - (performance.now() - startMs)),
         requestHeader: { get: (name) => (req.headers[name] as string | undefined) ?? null },
         signal: caller.signal,
-      });
-      message = toBinary(method.output, create(method.output, made as MessageInitShape<DescMessage>));
+      };
+      message = toBinary(method.output, await (ofBytes?.(request, context) ?? ofMessage(request, context)));
     } catch (error) {
       failure = rpcFailure(error, req.id, method.name, log);
     } finally {
@@ -74,6 +81,13 @@ export function grpcUnary(method: DescMethod, implementation: UnaryImplementatio
     if (gone) return;
     body.discard(afterAnswer);
     write(res, req.headers["content-type"]!, message, failure);
+  }
+
+  async function ofMessage(bytes: Uint8Array, context: CallContext): Promise<Message> {
+    const request = decode(method.input, bytes);
+    validate(method.input, request);
+    const made = await implementation(request as never, context);
+    return create(method.output, made as MessageInitShape<DescMessage>);
   }
 }
 

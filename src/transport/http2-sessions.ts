@@ -26,6 +26,8 @@ interface SessionTimes {
   isClosing: () => boolean;
 }
 
+/** Of one DATA frame that a caller may send; what is read at once is less. */
+const MAX_FRAME_BYTES = 256 * 1024;
 /** How long a closing connection without streams waits for its peer to close its side. */
 const LAST_BYTES_MS = 1_000;
 /** Request bodies without a natural end: their silence is no fault. */
@@ -41,6 +43,8 @@ export function http2ServerOptions(limits: Http2Limits = {}, maxHeaderBytes: num
     streamResetRate: limits.resetsPerSecond ?? 33,
     settings: {
       maxConcurrentStreams: limits.maxConcurrentStreams ?? 1000,
+      // A body then comes in as many pieces as the socket gives, not one for each 16 KiB.
+      maxFrameSize: MAX_FRAME_BYTES,
       initialWindowSize: limits.initialWindowBytes ?? 1024 * 1024,
       maxHeaderListSize: maxHeaderBytes,
       enablePush: false,

@@ -27,6 +27,7 @@ import {
 import { type HotHandler, queryOf } from "./rest.ts";
 import { readRestBody } from "./rest-body.ts";
 import { decodeRequest } from "./rest-routes.ts";
+import { subscribeOverHttp } from "./rest-stream.ts";
 import { batchText, pollBuffer, publishedText, readBuffer } from "./rest-text.ts";
 import { validate } from "./validation.ts";
 
@@ -51,6 +52,7 @@ export function hotHandlers(producer: Producer, consumer: Consumer): ReadonlyMap
         await poll(consumer, request, reply, caller());
       },
     ],
+    ["Subscribe", (req, reply, route, caller, fail) => subscribeOverHttp(consumer, req, reply, route, caller(), fail)],
     [
       "ReadPartition",
       async (req, reply, route, caller) => {

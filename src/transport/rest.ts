@@ -1,5 +1,6 @@
 import { isUtf8 } from "node:buffer";
-import type { IncomingHttpHeaders } from "node:http";
+import { type IncomingHttpHeaders, STATUS_CODES } from "node:http";
+import type { Socket } from "node:net";
 import type { JsonValue } from "@bufbuild/protobuf";
 import { Code, ConnectError, createContextValues, type Interceptor } from "@connectrpc/connect";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
@@ -14,12 +15,16 @@ import { type DiscardLimits, RequestBody } from "./request-body.ts";
 import { readRestBody } from "./rest-body.ts";
 import { decodeRequest, encodeResponse, type RestRoute, restRoutes, withoutBodyPrefix } from "./rest-routes.ts";
 
-/** Answers one route in place of the generic way through messages; `caller` makes the signal that its caller has gone. */
+/**
+ * Answers one route in place of the generic way through messages. `caller` makes the signal that its caller has gone;
+ * `fail` notes a failure that comes after the answer has begun.
+ */
 export type HotHandler = (
   req: FastifyRequest,
   reply: FastifyReply,
   route: RestRoute,
   caller: () => AbortSignal,
+  fail: (error: unknown) => ServiceError,
 ) => Promise<void>;
 
 export interface RestOptions {
@@ -28,6 +33,8 @@ export interface RestOptions {
   /** By the RPC's name. */
   readonly hot: ReadonlyMap<string, HotHandler>;
   readonly log: CallLog;
+  /** Paths beside the routes that take GET and HEAD. */
+  readonly readOnlyPaths: readonly string[];
 }
 
 /** What a caller may go on sending after its answer. */
@@ -42,7 +49,10 @@ export async function restPlugin(app: FastifyInstance, options: RestOptions): Pr
   // Bodies are read by the handlers, which know their own form.
   app.removeAllContentTypeParsers();
   app.addContentTypeParser("*", (_req, _payload, done) => done(null));
-  app.setErrorHandler((error, req, reply) => sendError(reply, failureOf(error, req, options.log)));
+  const unknown = (req: FastifyRequest) => notFound(req, routes, options.readOnlyPaths);
+  app.setErrorHandler((error, req, reply) =>
+    sendError(reply, req.is404 ? unknown(req) : failureOf(error, req, options.log)),
+  );
 
   for (const route of routes) {
     const hot = options.hot.get(route.method.name);
@@ -51,7 +61,14 @@ export async function restPlugin(app: FastifyInstance, options: RestOptions): Pr
       url: route.path,
       exposeHeadRoute: false,
       handler: async (req, reply) => {
-        if (hot) return hot(req, reply, route, () => callerSignal(reply));
+        if (hot)
+          return hot(
+            req,
+            reply,
+            route,
+            () => callerSignal(reply),
+            (error) => failureOf(error, req, options.log),
+          );
         const signal = callerSignal(reply);
         const body = route.body === undefined ? undefined : parseJson(await readRestBody(req.raw));
         const message = decodeRequest(route, req.params as Record<string, string>, queryOf(req), body);
@@ -76,7 +93,7 @@ export async function restPlugin(app: FastifyInstance, options: RestOptions): Pr
       },
     });
   }
-  app.setNotFoundHandler((req, reply) => sendError(reply, notFound(req, routes)));
+  app.setNotFoundHandler((req, reply) => sendError(reply, unknown(req)));
 }
 
 /** What Fastify's router refuses before any handler, such as a path that is not URL-encoded. */
@@ -86,6 +103,20 @@ export function frameworkError(
   reply: FastifyReply,
 ): void {
   void sendError(reply, invalidArgument("path", error.message));
+}
+
+/** What Node's parser refuses before there is a request: headers that are too large, or that do not come to an end. */
+export function clientError(error: NodeJS.ErrnoException, socket: Socket): void {
+  if (error.code === "ECONNRESET" || !socket.writable) return void socket.destroy();
+  const failure =
+    error.code === "HPE_HEADER_OVERFLOW"
+      ? notSerializable("the request's headers are too large", 431)
+      : error.code === "ERR_HTTP_REQUEST_TIMEOUT"
+        ? new ServiceError(ErrorCode.TIMEOUT, "the request did not come to its end in time", { httpStatus: 408 })
+        : notSerializable("this is no HTTP request");
+  const body = JSON.stringify(restErrorBody(failure));
+  const head = `HTTP/1.1 ${failure.httpStatus} ${STATUS_CODES[failure.httpStatus]}\r\nContent-Type: application/json; charset=utf-8\r\n`;
+  socket.end(`${head}Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`);
 }
 
 /** A failure as REST's answer. */
@@ -113,9 +144,11 @@ function ofFastify(error: unknown): unknown {
   return notSerializable(message, statusCode === 413 || statusCode === 415 ? statusCode : 400);
 }
 
-function notFound(req: FastifyRequest, routes: readonly RestRoute[]): ServiceError {
+function notFound(req: FastifyRequest, routes: readonly RestRoute[], readOnly: readonly string[]): ServiceError {
   const path = req.url.split("?", 1)[0]!;
-  const allow = routes.filter((route) => patternOf(route).test(path)).map((route) => route.httpMethod);
+  const allow = readOnly.includes(path)
+    ? ["GET", "HEAD"]
+    : routes.filter((route) => patternOf(route).test(path)).map((route) => route.httpMethod);
   if (allow.length === 0) return new ServiceError(ErrorCode.NOT_FOUND, `there is no ${path.slice(0, 200)}`);
   return new ServiceError(
     ErrorCode.METHOD_NOT_ALLOWED,

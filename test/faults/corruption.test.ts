@@ -53,6 +53,11 @@ test("events that the storage lost are never passed over in silence: a poll says
       seen.push(offset);
     }
   }
+  const readiness = await (await fetch(`${service.url}/readyz`)).json();
+  expect(readiness).toMatchObject({
+    status: "degraded",
+    partitions: [{ stream: "damaged", partition: 0, problem: "lost_events", lostEvents: expect.any(Number) }],
+  });
   const behind = Number(/seek to (\d+)/.exec(told?.description ?? "")?.[1]);
   expect(told?.description).toContain(`offsets ${seen.at(-1)! + 1} to ${behind - 1}`);
   expect((await poll(`limit=24&offset=${behind}`)).events!.map(({ offset }) => offset)).toEqual(

@@ -1,35 +1,12 @@
 // grpcurl with the files of proto/, when it is here or can be built.
 
-import { mkdirSync } from "node:fs";
-import { join } from "node:path";
-import { findProgram, run, runOk } from "./command.mjs";
-import { check, equal, fail, skip } from "./report.mjs";
+import { run } from "./command.mjs";
+import { ensureGoTool } from "./go-tool.mjs";
+import { check, equal } from "./report.mjs";
 
-const PACKAGE = "github.com/fullstorydev/grpcurl/cmd/grpcurl";
-const VERSION = "v1.9.4";
-const BUILD_TIMEOUT_MS = 600_000;
-
-/** @returns the file of grpcurl: from PATH, from the cache folder's bin, or built there; undefined when it can't be had. */
-export async function ensureGrpcurl(cache) {
-  const folder = join(cache, "bin");
-  const found = findProgram("grpcurl", folder);
-  if (found) return found;
-  const go = findProgram("go");
-  if (!go) {
-    skip("grpcurl", `neither grpcurl nor Go is on PATH, and there is no ${join(folder, "grpcurl")}`);
-    return undefined;
-  }
-  console.log(`building ${PACKAGE}@${VERSION} into ${folder}`);
-  mkdirSync(folder, { recursive: true });
-  try {
-    const env = { ...process.env, GOBIN: folder };
-    await runOk(go, ["install", `${PACKAGE}@${VERSION}`], { env, timeoutMs: BUILD_TIMEOUT_MS });
-  } catch (error) {
-    fail("grpcurl: go install", error.message);
-    return undefined;
-  }
-  return findProgram("grpcurl", folder);
-}
+/** @returns the file of grpcurl; undefined when it can't be had. */
+export const ensureGrpcurl = (cache) =>
+  ensureGoTool(cache, "grpcurl", "github.com/fullstorydev/grpcurl/cmd/grpcurl", "v1.9.4");
 
 /** @param grpcurl the program. */
 export async function checkGrpcurl(grpcurl, { root, service }) {

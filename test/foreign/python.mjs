@@ -21,7 +21,7 @@ const CLIENT_TIMEOUT_MS = 300_000;
 export async function preparePython({ root, cache, temp }) {
   let prepared;
   await check("python: environment and stubs", async () => {
-    const python = await environment(join(cache, "python"));
+    const python = await pythonEnvironment(join(cache, "python"), REQUIREMENTS, "grpc");
     const stubs = join(temp, "stubs");
     await generate(python, root, stubs);
     prepared = { python, stubs };
@@ -45,18 +45,24 @@ export async function checkPython({ python, stubs }, service) {
   if (code !== 0 && (code !== 1 || stderr.includes("Traceback"))) fail("python: the client runs to its end", stderr);
 }
 
-/** Makes the virtual environment where it is missing or was made for other requirements. @returns its Python. */
-async function environment(folder) {
+/**
+ * Makes a virtual environment where it is missing or was made for other requirements.
+ *
+ * @param module what must be there to import.
+ * @returns its Python.
+ */
+export async function pythonEnvironment(folder, requirements, module) {
   const base = findProgram("python3") ?? findProgram("python");
   const version = base && (await runOk(base, ["--version"])).trim();
   const [, major, minor] = /(\d+)\.(\d+)/.exec(version ?? "") ?? [];
   if (!(major > 3 || (Number(major) === 3 && minor >= 10)))
     throw new Error(`Python 3.10 or newer is needed, with venv; there is ${version ?? "none"} on PATH`);
-  const wanted = createHash("sha256").update(`${version}\n`).update(readFileSync(REQUIREMENTS)).digest("hex");
+  const wanted = createHash("sha256").update(`${version}\n`).update(readFileSync(requirements)).digest("hex");
   const python = join(folder, "bin", "python");
   const stamp = join(folder, "millrace-stamp");
   try {
-    if (readFileSync(stamp, "utf8") === wanted && (await run(python, ["-c", "import grpc"])).code === 0) return python;
+    if (readFileSync(stamp, "utf8") === wanted && (await run(python, ["-c", `import ${module}`])).code === 0)
+      return python;
   } catch {
     // It is not there yet.
   }
@@ -64,7 +70,7 @@ async function environment(folder) {
   rmSync(folder, { recursive: true, force: true });
   await runOk(base, ["-m", "venv", folder], { timeoutMs: INSTALL_TIMEOUT_MS });
   const quiet = ["--quiet", "--disable-pip-version-check", "--no-input"];
-  await runOk(python, ["-m", "pip", "install", ...quiet, "-r", REQUIREMENTS], { timeoutMs: INSTALL_TIMEOUT_MS });
+  await runOk(python, ["-m", "pip", "install", ...quiet, "-r", requirements], { timeoutMs: INSTALL_TIMEOUT_MS });
   // Written last: an installation that was broken off is done again.
   writeFileSync(stamp, wanted);
   return python;

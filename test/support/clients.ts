@@ -45,7 +45,14 @@ export interface Api extends AsyncDisposable {
   ): Promise<BatchAnswer>;
   poll(streamName: string, consumerGroup: string, request?: PollOptions, options?: CallOptions): Promise<PollAnswer>;
   readPartition(streamName: string, partition: number, request?: ReadOptions): Promise<ReadAnswer>;
-  commit(consumerGroup: string, offsets: readonly CommitEntry[], more?: object): Promise<CommitAnswer>;
+  commit(consumerGroup: string, offsets: readonly CommitEntry[], more?: CommitOptions): Promise<CommitAnswer>;
+  createConsumerGroup(consumerGroup: string, stream: string, more?: NewGroup): Promise<GroupInfo>;
+  listConsumerGroups(request?: ListGroupsRequest): Promise<GroupList>;
+  getConsumerGroup(consumerGroup: string, stream?: string): Promise<GroupInfo>;
+  deleteConsumerGroup(consumerGroup: string, stream?: string): Promise<{ status: string; consumerGroup: string }>;
+  seek(consumerGroup: string, stream: string, to: SeekTarget): Promise<SeekAnswer>;
+  heartbeat(consumerGroup: string, stream: string, consumerId: string): Promise<HeartbeatAnswer>;
+  leave(consumerGroup: string, consumerId: string, stream?: string): Promise<{ streams: string[] }>;
   /** Only where the protocol has it. */
   publishStream?(requests: AsyncIterable<StreamedEvent>): AsyncIterable<PublishResult>;
 }
@@ -182,7 +189,14 @@ export interface PollAnswer {
     lag: number;
     nextOffset: number;
     partitions: { partition: number; nextOffset: number; lag: number; committedOffset?: number }[];
+    generation?: number;
+    assignment?: Assignment;
   };
+}
+export interface Assignment {
+  consumerId: string;
+  generation: number;
+  partitions: number[];
 }
 export interface ReadAnswer {
   events: StoredEvent[];
@@ -193,9 +207,79 @@ export interface CommitEntry {
   partition: number;
   offset: number;
 }
+export interface CommitOptions {
+  consumerId?: string;
+  generation?: number;
+}
 export interface CommitAnswer {
   status: string;
   committedOffsets: CommitEntry[];
+}
+export interface GroupConfig {
+  ackWait?: number;
+  sessionTimeout?: number;
+}
+export interface NewGroup {
+  offset?: string | number;
+  config?: GroupConfig;
+}
+export interface ListGroupsRequest {
+  prefix?: string;
+  stream?: string;
+  pageSize?: number;
+  pageToken?: string;
+}
+export interface GroupList {
+  consumerGroups: { consumerGroup: string; streams: string[]; members: number }[];
+  nextPageToken?: string;
+}
+export interface GroupInfo {
+  consumerGroup: string;
+  state: string;
+  lag: number;
+  streams: GroupStream[];
+}
+export interface GroupStream {
+  stream: string;
+  state: string;
+  generation: number;
+  config: GroupConfig;
+  createdAt: string;
+  lag: number;
+  members: GroupMember[];
+  partitions: GroupPartition[];
+}
+export interface GroupMember {
+  consumerId: string;
+  partitions: number[];
+  generation: number;
+  lastSeen: string;
+  subscribed: boolean;
+}
+export interface GroupPartition {
+  partition: number;
+  consumerId?: string;
+  position: number;
+  committedOffset?: number;
+  startOffset: number;
+  endOffset: number;
+  lag: number;
+  lagSeconds: number;
+}
+export interface SeekTarget {
+  offset?: string | number;
+  timestamp?: string;
+  partition?: number;
+  partitions?: number[];
+}
+export interface SeekAnswer {
+  consumerGroup: string;
+  stream: string;
+  partitions: { partition: number; position: number }[];
+}
+export interface HeartbeatAnswer {
+  generation: number;
+  partitions: number[];
 }
 export interface StreamedEvent {
   streamName?: string;
@@ -450,8 +534,29 @@ class RestApi implements Api {
     const answer = await this.#call<ReadAnswer>("GET", path, request);
     return { ...answer, events: answer.events.map(readEvent) };
   }
-  commit(consumerGroup: string, offsets: readonly CommitEntry[], more: object = {}): Promise<CommitAnswer> {
-    return this.#call("POST", `/consumers/${pathPart(consumerGroup)}/commit`, undefined, { offsets, ...more });
+  commit(consumerGroup: string, offsets: readonly CommitEntry[], more: CommitOptions = {}): Promise<CommitAnswer> {
+    return this.#call("POST", `${groupPath(consumerGroup)}/commit`, undefined, { offsets, ...more });
+  }
+  createConsumerGroup(consumerGroup: string, stream: string, more: NewGroup = {}): Promise<GroupInfo> {
+    return this.#call("POST", "/consumers", undefined, { consumerGroup, stream, ...textOffset(more) });
+  }
+  listConsumerGroups(request: ListGroupsRequest = {}): Promise<GroupList> {
+    return this.#call("GET", "/consumers", request);
+  }
+  getConsumerGroup(consumerGroup: string, stream?: string): Promise<GroupInfo> {
+    return this.#call("GET", groupPath(consumerGroup), optional({ stream }));
+  }
+  deleteConsumerGroup(consumerGroup: string, stream?: string): Promise<{ status: string; consumerGroup: string }> {
+    return this.#call("DELETE", groupPath(consumerGroup), optional({ stream }));
+  }
+  seek(consumerGroup: string, stream: string, to: SeekTarget): Promise<SeekAnswer> {
+    return this.#call("POST", `${groupPath(consumerGroup)}/seek`, undefined, { stream, ...textOffset(to) });
+  }
+  heartbeat(consumerGroup: string, stream: string, consumerId: string): Promise<HeartbeatAnswer> {
+    return this.#call("POST", `${groupPath(consumerGroup)}/heartbeat`, undefined, { stream, consumerId });
+  }
+  leave(consumerGroup: string, consumerId: string, stream?: string): Promise<{ streams: string[] }> {
+    return this.#call("POST", `${groupPath(consumerGroup)}/leave`, undefined, { consumerId, stream });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -488,6 +593,11 @@ class RestApi implements Api {
 /** One part of a path; the whole parts `.` and `..` would be taken for steps by clients on the way. */
 const pathPart = (text: string): string =>
   text === "." || text === ".." ? text.replaceAll(".", "%2E") : encodeURIComponent(text.toWellFormed());
+
+const groupPath = (consumerGroup: string): string => `/consumers/${pathPart(consumerGroup)}`;
+
+const optional = (query: object): object =>
+  Object.fromEntries(Object.entries(query).filter(([, value]) => value !== undefined));
 
 function queryText(query: object): string {
   const parts = Object.entries(query).flatMap(([name, value]) =>
@@ -687,8 +797,31 @@ class RpcApi implements Api {
   readPartition(streamName: string, partition: number, request?: ReadOptions): Promise<ReadAnswer> {
     return this.#call(EventService.method.readPartition, { streamName, partition, ...textOffset(request) });
   }
-  commit(consumerGroup: string, offsets: readonly CommitEntry[], more: object = {}): Promise<CommitAnswer> {
+  commit(consumerGroup: string, offsets: readonly CommitEntry[], more: CommitOptions = {}): Promise<CommitAnswer> {
     return this.#call(ConsumerGroupService.method.commit, { consumerGroup, offsets, ...more });
+  }
+  async createConsumerGroup(consumerGroup: string, stream: string, more?: NewGroup): Promise<GroupInfo> {
+    const request = { consumerGroup, stream, ...textOffset(more) };
+    return (await this.#call<{ group: GroupInfo }>(ConsumerGroupService.method.createConsumerGroup, request)).group;
+  }
+  listConsumerGroups(request: ListGroupsRequest = {}): Promise<GroupList> {
+    return this.#call(ConsumerGroupService.method.listConsumerGroups, request);
+  }
+  async getConsumerGroup(consumerGroup: string, stream?: string): Promise<GroupInfo> {
+    const request = { consumerGroup, stream };
+    return (await this.#call<{ group: GroupInfo }>(ConsumerGroupService.method.getConsumerGroup, request)).group;
+  }
+  deleteConsumerGroup(consumerGroup: string, stream?: string): Promise<{ status: string; consumerGroup: string }> {
+    return this.#call(ConsumerGroupService.method.deleteConsumerGroup, { consumerGroup, stream });
+  }
+  seek(consumerGroup: string, stream: string, to: SeekTarget): Promise<SeekAnswer> {
+    return this.#call(ConsumerGroupService.method.seek, { consumerGroup, stream, ...textOffset(to) });
+  }
+  heartbeat(consumerGroup: string, stream: string, consumerId: string): Promise<HeartbeatAnswer> {
+    return this.#call(ConsumerGroupService.method.heartbeat, { consumerGroup, stream, consumerId });
+  }
+  leave(consumerGroup: string, consumerId: string, stream?: string): Promise<{ streams: string[] }> {
+    return this.#call(ConsumerGroupService.method.leave, { consumerGroup, consumerId, stream });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

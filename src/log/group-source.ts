@@ -1,0 +1,240 @@
+import { deadlineIn } from "../domain/deadline.ts";
+import { ErrorCode, ServiceError } from "../domain/errors.ts";
+import { mapLimit } from "../domain/map-limit.ts";
+import { partitionState } from "../jetstream/partitions.ts";
+import type { Catalog } from "./catalog.ts";
+import { claim } from "./claim.ts";
+import type { GroupPartition } from "./group-partition.ts";
+import type { GroupInStream, Groups } from "./groups.ts";
+import { PartitionReader } from "./partition-reader.ts";
+import type { Source, SubscriptionAssignment, Wake } from "./subscribe.ts";
+import type { Tails } from "./tail.ts";
+
+export interface GroupSourceOptions {
+  readonly consumerId: string;
+  /** Reads only these partitions of its share; undefined: all. */
+  readonly partitions: readonly number[] | undefined;
+  readonly autoCommit: boolean;
+  /** Most events sent and not committed. */
+  readonly maxUncommitted: number;
+  /** Whether the member stays for the session timeout when the stream ends. */
+  readonly keepMembership: boolean;
+}
+
+/** A partition that the member has, and what it was sent of it. */
+interface Held {
+  readonly partition: GroupPartition;
+  readonly reader: PartitionReader;
+  /** Where handing out resumed at the last look, to see it move. */
+  resume: number;
+  /** When what was sent up to an offset was sent, oldest first. */
+  readonly sent: { upTo: number; atMs: number }[];
+}
+
+const REQUEST_MS = 5000;
+const PARALLEL = 32;
+/** Commits of what was sent are put together for so long. */
+const AUTO_COMMIT_MS = 200;
+let sessions = 0;
+
+/** The partitions that a member of a group has, for as long as its stream is open. */
+export class GroupSource implements Source {
+  readonly hasPositions = false;
+  readonly #catalog: Catalog;
+  readonly #groups: Groups;
+  readonly #group: GroupInStream;
+  readonly #tails: Tails;
+  readonly #wake: Wake;
+  readonly #options: GroupSourceOptions;
+  readonly #session: string;
+  readonly #held = new Map<number, Held>();
+  readonly #owned = new AsyncDisposableStack();
+  #entered = false;
+  #changed = true;
+  #syncAt = 0;
+  #committedAt = 0;
+  #told = "";
+
+  private constructor(
+    catalog: Catalog,
+    groups: Groups,
+    group: GroupInStream,
+    tails: Tails,
+    wake: Wake,
+    options: GroupSourceOptions,
+  ) {
+    this.#catalog = catalog;
+    this.#groups = groups;
+    this.#group = group;
+    this.#tails = tails;
+    this.#wake = wake;
+    this.#options = options;
+    this.#session = `${groups.gateways.own}.${++sessions}`;
+  }
+
+  static async open(
+    catalog: Catalog,
+    groups: Groups,
+    group: GroupInStream,
+    tails: Tails,
+    wake: Wake,
+    options: GroupSourceOptions,
+  ): Promise<GroupSource> {
+    const source = new GroupSource(catalog, groups, group, tails, wake, options);
+    const changed = () => {
+      source.#changed = true;
+      wake.call();
+    };
+    source.#owned.defer(group.members.onChange(changed));
+    source.#owned.use(await groups.followCommits(group));
+    return source;
+  }
+
+  get syncMs(): number {
+    const { members, record } = this.#group;
+    return Math.min(
+      members.renewMs,
+      record.ackWaitMs / 4,
+      this.#options.autoCommit ? AUTO_COMMIT_MS : record.ackWaitMs,
+    );
+  }
+
+  async sync(): Promise<{ readers: readonly PartitionReader[]; assignment: SubscriptionAssignment | undefined }> {
+    const stream = this.#catalog.known(this.#group.stream.name);
+    if (stream && stream.partitions > this.#group.stream.partitions) {
+      this.#group.stream = stream;
+      this.#changed = true;
+    }
+    const assignment = this.#changed || performance.now() >= this.#syncAt ? await this.#claim() : undefined;
+    for (const held of this.#held.values()) this.#follow(held);
+    return { readers: [...this.#held.values()].map(({ reader }) => reader), assignment };
+  }
+
+  room(): number {
+    let uncommitted = 0;
+    for (const { partition, reader } of this.#held.values()) uncommitted += Math.max(0, reader.next - partition.resume);
+    return Math.max(0, this.#options.maxUncommitted - uncommitted);
+  }
+
+  async sent(): Promise<void> {
+    const now = performance.now();
+    if (this.#options.autoCommit) {
+      if (now - this.#committedAt >= AUTO_COMMIT_MS) await this.#commit();
+      return;
+    }
+    for (const { reader, partition, sent } of this.#held.values()) {
+      const upTo = Math.max(sent.at(-1)?.upTo ?? 0, partition.resume);
+      if (reader.next > upTo) sent.push({ upTo: reader.next, atMs: now });
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const deadline = deadlineIn(REQUEST_MS);
+    const { consumerId, keepMembership, autoCommit } = this.#options;
+    const { members } = this.#group;
+    try {
+      if (autoCommit) await this.#commit();
+      if (keepMembership) await members.detach(consumerId, this.#session, deadline);
+      else if (this.#entered) await members.leave(consumerId, deadline, this.#session);
+    } catch {
+      // Out of reach: the lease runs out by itself.
+    }
+    for (const index of [...this.#held.keys()]) this.#letGo(index);
+    await this.#owned.disposeAsync();
+  }
+
+  async #claim(): Promise<SubscriptionAssignment | undefined> {
+    // While the storage is out of reach nobody else gets the partitions, and nothing comes.
+    if (this.#entered && !this.#groups.js.connected) return undefined;
+    this.#changed = false;
+    this.#syncAt = performance.now() + this.#group.members.renewMs;
+    const deadline = deadlineIn(REQUEST_MS);
+    const { consumerId, partitions } = this.#options;
+    const member = { id: consumerId, session: this.#session, entered: this.#entered };
+    try {
+      const claimed = await claim(
+        this.#groups,
+        this.#group,
+        { member, ...(partitions ? { partitions } : {}) },
+        deadline,
+      );
+      this.#entered = true;
+      const wanted = new Set(claimed.partitions);
+      for (const [index, { partition }] of this.#held) if (!wanted.has(partition)) this.#letGo(index);
+      await mapLimit(claimed.partitions, PARALLEL, (partition) => this.#hold(partition));
+      const { generation, partitions: assigned } = claimed.assignment!;
+      const told = `${generation} ${assigned}`;
+      if (told === this.#told) return undefined;
+      this.#told = told;
+      return { consumerId, generation, partitions: assigned };
+    } catch (error) {
+      if (!this.#entered || !(error instanceof ServiceError) || !OUT_OF_REACH.has(error.code)) throw error;
+      return undefined;
+    }
+  }
+
+  /** Begins to read a partition, unless it is held in this epoch. */
+  async #hold(partition: GroupPartition): Promise<void> {
+    const index = partition.place.partition;
+    if (this.#held.get(index)?.partition === partition) return;
+    const deadline = deadlineIn(REQUEST_MS);
+    const { stream } = this.#group;
+    const state = await partitionState(this.#groups.js, stream.name, index, deadline);
+    let reader: PartitionReader | undefined;
+    const sent = () => reader?.next ?? 0;
+    try {
+      const resume = await partition.exclusive(() => partition.beginStream(sent, this.#wake.call, deadline));
+      const tail = this.#tails.acquire(stream.name, stream.id, index, state.endOffset);
+      reader = new PartitionReader(this.#groups.js, stream.name, index, tail, resume, this.#wake.call);
+      this.#held.set(index, { partition, reader, resume, sent: [] });
+    } catch (error) {
+      if (!(error instanceof ServiceError) || error.code !== ErrorCode.NOT_PARTITION_OWNER) throw error;
+      // It has passed on in the meantime.
+      await this.#group.members.reload(deadline);
+      this.#changed = true;
+    }
+  }
+
+  #letGo(index: number): void {
+    const held = this.#held.get(index);
+    this.#held.delete(index);
+    held?.partition.endStream();
+    held?.reader.close();
+  }
+
+  /** Follows commits that rewind or skip, and sends again what was not committed in time. */
+  #follow(held: Held): void {
+    const { partition, reader, sent } = held;
+    const { resume } = partition;
+    if (resume < held.resume || resume > reader.next) {
+      reader.move(resume);
+      sent.length = 0;
+    }
+    held.resume = resume;
+    while (sent.length > 0 && sent[0]!.upTo <= resume) sent.shift();
+    if (sent.length > 0 && performance.now() - sent[0]!.atMs >= this.#group.record.ackWaitMs) {
+      reader.move(resume);
+      sent.length = 0;
+    }
+  }
+
+  /** Commits all that was sent. */
+  async #commit(): Promise<void> {
+    this.#committedAt = performance.now();
+    const deadline = deadlineIn(REQUEST_MS);
+    await mapLimit([...this.#held.values()], PARALLEL, async ({ partition, reader }) => {
+      if (reader.next <= partition.resume) return;
+      try {
+        await partition.exclusive(() => partition.commit(reader.next - 1, deadline));
+      } catch (error) {
+        // A partition that has passed on is its next owner's to commit.
+        const isOwner = !(error instanceof ServiceError) || error.code !== ErrorCode.NOT_PARTITION_OWNER;
+        if (isOwner && !(error instanceof ServiceError && OUT_OF_REACH.has(error.code))) throw error;
+        this.#changed = true;
+      }
+    });
+  }
+}
+
+/** What a later try gets over. */
+const OUT_OF_REACH: ReadonlySet<ErrorCode> = new Set([ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT]);

@@ -1,0 +1,139 @@
+import { deadlineIn } from "../domain/deadline.ts";
+import type { StoredEvent } from "../domain/event.ts";
+import type { JetStream } from "../jetstream/connection.ts";
+import { readMessages } from "../jetstream/direct.ts";
+import { partitionStream } from "../jetstream/names.ts";
+import { decodeEvent } from "./decode.ts";
+import { lostBetween } from "./gap.ts";
+import type { Tail } from "./tail.ts";
+
+const READ_MS = 10_000;
+/** Most messages of one request to the storage. */
+const BATCH = 1000;
+
+/**
+ * Reads one partition from an offset on, and then live: from its tail where that reaches back, else from the storage,
+ * one request ahead of its reader.
+ */
+export class PartitionReader {
+  readonly partition: number;
+  readonly #js: JetStream;
+  readonly #stream: string;
+  readonly #tail: Tail;
+  readonly #wake: () => void;
+  readonly #unlisten: () => void;
+  #next: number;
+  /** Read from the storage and not taken. */
+  #ahead: StoredEvent[] = [];
+  #reading = false;
+  /** Grows when the reader is moved: what was read before is void. */
+  #moves = 0;
+  #failure: unknown;
+
+  /** @param wake is called when there is more to take. */
+  constructor(js: JetStream, stream: string, partition: number, tail: Tail, next: number, wake: () => void) {
+    this.#js = js;
+    this.#stream = stream;
+    this.partition = partition;
+    this.#tail = tail;
+    this.#next = next;
+    this.#wake = wake;
+    this.#unlisten = tail.onEvents(wake);
+  }
+
+  /** The offset that is taken next. */
+  get next(): number {
+    return this.#next;
+  }
+
+  /** Whether all that has come is taken. */
+  get caughtUp(): boolean {
+    return this.#next >= this.#tail.end;
+  }
+
+  /** Events that have come and are not taken. */
+  get behind(): number {
+    return Math.max(0, this.#tail.end - this.#next);
+  }
+
+  /** Goes on at another offset. */
+  move(offset: number): void {
+    this.#moves++;
+    this.#next = offset;
+    this.#ahead = [];
+    this.#failure = undefined;
+  }
+
+  /**
+   * Takes events that are there, until `take` refuses one; begins to read on where there are more.
+   *
+   * @throws ServiceError INVALID_OFFSET where the storage has lost events; what reading failed with.
+   */
+  take(take: (event: StoredEvent) => boolean): void {
+    if (this.#failure !== undefined) throw this.#failure;
+    let taken = 0;
+    for (const event of this.#ahead) {
+      if (!take(event)) break;
+      this.#next = event.offset + 1;
+      taken++;
+    }
+    if (taken > 0) this.#ahead.splice(0, taken);
+    if (this.#ahead.length > 0) return;
+    if (this.#next < this.#tail.start) return void this.#readOn();
+    for (const event of this.#tail.from(this.#next)) {
+      if (!take(event)) return;
+      this.#next = event.offset + 1;
+    }
+  }
+
+  close(): void {
+    this.#moves++;
+    this.#unlisten();
+    this.#tail.release();
+  }
+
+  async #readOn(): Promise<void> {
+    if (this.#reading) return;
+    this.#reading = true;
+    const moves = this.#moves;
+    const from = this.#next;
+    try {
+      const events = await this.#read(from);
+      if (moves !== this.#moves) return;
+      this.#ahead = events;
+    } catch (error) {
+      if (moves === this.#moves) this.#failure = error;
+    } finally {
+      this.#reading = false;
+      this.#wake();
+    }
+  }
+
+  async #read(from: number): Promise<StoredEvent[]> {
+    const deadline = deadlineIn(READ_MS);
+    const batch = Math.min(BATCH, this.#tail.start - from);
+    const messages = await readMessages(
+      this.#js,
+      partitionStream(this.#stream, this.partition),
+      { seq: from + 1, batch, maxBytes: READ_AHEAD_BYTES },
+      deadline,
+    );
+    const events: StoredEvent[] = [];
+    let expected = from;
+    for (const message of messages) {
+      if (message.seq !== expected + 1) {
+        const loss = await lostBetween(this.#js, this.#stream, this.partition, expected, message.seq - 1, deadline);
+        if (loss && events.length === 0) throw loss;
+        if (loss) break;
+      }
+      events.push(decodeEvent(this.partition, message));
+      expected = message.seq;
+    }
+    // Retention has passed over all that was asked for.
+    if (events.length === 0 && from === this.#next) this.#next = Math.max(from, this.#tail.start);
+    return events;
+  }
+}
+
+/** Bytes that a reader holds of what it has read ahead. */
+const READ_AHEAD_BYTES = 1024 * 1024;

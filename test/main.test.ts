@@ -1,0 +1,55 @@
+import { once } from "node:events";
+import { connect, type Socket } from "node:net";
+import { createClient } from "@connectrpc/connect";
+import { createGrpcTransport } from "@connectrpc/connect-node";
+import { expect, test } from "vitest";
+import { Health, HealthCheckResponse_ServingStatus as Status } from "../gen/grpc/health/v1/health_pb.js";
+import { startNats } from "./support/nats.ts";
+import { type ServiceProcess, startServiceProcess } from "./support/process.ts";
+import { eventually } from "./support/wait.ts";
+
+/** A request whose body does not come to its end, which holds a drain up. */
+async function halfRequest({ url }: ServiceProcess): Promise<Socket> {
+  const { hostname, port } = new URL(url);
+  const socket = connect(Number(port), hostname);
+  await once(socket, "connect");
+  socket.on("error", () => {});
+  socket.write(
+    "POST /api/v1/streams HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{",
+  );
+  return socket;
+}
+
+/** Whether nothing listens any more. */
+const isClosed = ({ url }: ServiceProcess): Promise<boolean> =>
+  fetch(`${url}/healthz`).then(
+    () => false,
+    () => true,
+  );
+
+test("SIGTERM ends watches with a reason to come again, lets calls finish, and exits with 0 within the limit", async () => {
+  await using nats = await startNats();
+  await using service = await startServiceProcess({ NATS_URL: nats.url, MILLRACE_DRAIN_MS: "1500" });
+  const client = createClient(Health, createGrpcTransport({ baseUrl: service.url }));
+  const seen: unknown[] = [];
+  const watching = (async () => {
+    for await (const { status } of client.watch({})) seen.push(status);
+  })().catch((error: Error) => seen.push(error.message));
+  await eventually("the watch begins", () => seen.length > 0);
+  await halfRequest(service);
+
+  service.kill("SIGTERM");
+  await watching;
+  expect(seen).toEqual([Status.SERVING, Status.NOT_SERVING, expect.stringContaining("unavailable")]);
+  expect(await service.exited).toBe(0);
+});
+
+test("a second signal ends at once", async () => {
+  await using nats = await startNats();
+  await using service = await startServiceProcess({ NATS_URL: nats.url, MILLRACE_DRAIN_MS: "600000" });
+  await halfRequest(service);
+  service.kill("SIGTERM");
+  await eventually("it listens no more", () => isClosed(service));
+  service.kill("SIGTERM");
+  expect(await service.exited).toBe(1);
+});
