@@ -1,10 +1,11 @@
 import { type Deadline, deadlineIn, msLeft, pauseUntil } from "../domain/deadline.ts";
-import { ErrorCode, invalidOffset, partitionNotFound, ServiceError } from "../domain/errors.ts";
+import { ErrorCode, invalidOffset, partitionNotFound, ServiceError, streamNotFound } from "../domain/errors.ts";
 import type { StoredEvent } from "../domain/event.ts";
 import { mapLimit } from "../domain/map-limit.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import type { Delivered } from "../jetstream/fetch.ts";
 import { partitionStates } from "../jetstream/partitions.ts";
+import type { Catalog } from "./catalog.ts";
 import { type Claim, claim, type Reader } from "./claim.ts";
 import { decodeEvent, eventBytes } from "./decode.ts";
 import type { GroupPartition } from "./group-partition.ts";
@@ -56,7 +57,12 @@ const PARALLEL = 64;
 const SMALLEST_SHARE = 64;
 
 /** Hands out a group's next events and moves its position past them. @throws ServiceError. */
-export async function poll(groups: Groups, group: GroupInStream, options: PollOptions): Promise<PollResult> {
+export async function poll(
+  catalog: Catalog,
+  groups: Groups,
+  group: GroupInStream,
+  options: PollOptions,
+): Promise<PollResult> {
   const { stream } = group;
   const { reader } = options;
   for (const index of reader.partitions ?? [])
@@ -66,8 +72,12 @@ export async function poll(groups: Groups, group: GroupInStream, options: PollOp
   let waitMs = options.waitMs;
   let { deadline } = options;
   for (let attempt = 0; ; ) {
+    // Partitions may have been added while it waited.
+    const present = await catalog.find(stream.name, deadline);
+    if (present.id !== stream.id) throw streamNotFound(stream.name);
+    group.stream = present;
     const claimed = await claim(groups, group, reader, deadline);
-    const changes = new Changes(group, claimed, options);
+    const changes = new Changes(catalog, group, claimed, options);
     const run = new Poll(group, claimed, options, deadline);
     try {
       if (seekTo !== undefined && claimed.partitions.length > 0) {
@@ -98,20 +108,20 @@ export async function poll(groups: Groups, group: GroupInStream, options: PollOp
   }
 }
 
-/** Ends the waits of a poll: its caller is gone, the gateway drains, or what it may read has changed. */
+/** Ends the waits of a poll: its caller is gone, the gateway drains, or what it may read or the stream has changed. */
 class Changes {
   readonly #over = new AbortController();
   readonly #ends: readonly AbortSignal[];
   readonly #end = () => this.#over.abort(WAIT_OVER);
-  readonly #unlisten: () => void;
+  readonly #unlisten: readonly (() => void)[];
 
-  constructor(group: GroupInStream, { state }: Claim, { signal, draining }: PollOptions) {
+  constructor(catalog: Catalog, group: GroupInStream, { state }: Claim, { signal, draining }: PollOptions) {
     this.#ends = [signal, draining];
     for (const each of this.#ends) {
       if (each.aborted) this.#end();
       else each.addEventListener("abort", this.#end, { once: true });
     }
-    this.#unlisten = group.members.onChange(this.#end);
+    this.#unlisten = [group.members.onChange(this.#end), catalog.onChange(group.stream.name, this.#end)];
     if (group.members.state !== state) this.#end();
   }
 
@@ -120,7 +130,7 @@ class Changes {
   }
 
   close(): void {
-    this.#unlisten();
+    for (const unlisten of this.#unlisten) unlisten();
     for (const each of this.#ends) each.removeEventListener("abort", this.#end);
   }
 }

@@ -61,7 +61,7 @@ async function take(
   by: Log = log,
 ): Promise<PollResult> {
   const joined = await by.groups.join(group, stream, { start: "earliest" }, deadlineIn(5000));
-  return poll(by.groups, joined, {
+  return poll(by.catalog, by.groups, joined, {
     reader: {},
     seekTo: undefined,
     limit: 10,
