@@ -157,7 +157,7 @@ async function seek(
 }
 
 class Poll {
-  readonly events: StoredEvent[] = [];
+  events: StoredEvent[] = [];
   readonly #group: GroupInStream;
   readonly #partitions: readonly GroupPartition[];
   readonly #options: PollOptions;
@@ -167,6 +167,10 @@ class Poll {
   #turn: number;
   /** Position and lag of a partition are as of this poll. */
   readonly #fresh: boolean[];
+  /** Places of partitions that the answer says nothing of. */
+  readonly #leftOut = new Set<number>();
+  /** Something was committed for this poll. */
+  #committed = false;
   readonly #claim: Claim;
   #deadline: Deadline;
   #bytes = 0;
@@ -227,31 +231,59 @@ class Poll {
     }
   }
 
-  /** Commits everything taken. */
+  /**
+   * Commits everything taken. What is committed must be answered, or nobody gets it: where it fails, the partition is
+   * left out of the answer.
+   *
+   * @throws the first failure when nothing could be committed.
+   */
   async commit(): Promise<void> {
+    const failures: unknown[] = [];
     await mapLimit(this.#partitions, PARALLEL, async (partition, place) => {
       const last = this.#taken[place]!.at(-1);
-      if (last) await partition.exclusive(() => partition.commit(last.seq - 1, this.#deadline));
+      if (!last) return;
+      try {
+        await partition.exclusive(() => partition.commit(last.seq - 1, this.#deadline));
+        this.#committed = true;
+      } catch (error) {
+        failures.push(error);
+        this.#leftOut.add(place);
+      }
     });
+    if (failures.length > 0 && !this.#committed) throw failures[0];
+    for (const place of this.#leftOut) {
+      const partition = this.#partitions[place]!;
+      const messages = this.#taken[place]!.splice(0);
+      this.events = this.events.filter((event) => event.partition !== partition.place.partition);
+      await partition.exclusive(() => partition.giveBack(messages));
+    }
   }
 
   async result(): Promise<PollResult> {
     const deadline = this.#deadline;
     await mapLimit(this.#partitions, PARALLEL, async (partition, place) => {
+      if (this.#leftOut.has(place)) return;
       if (this.#fresh[place] && !(this.#group.shared && this.#taken[place]!.length === 0)) return;
-      await partition.exclusive(async () => {
-        await partition.prepare(deadline);
-        await partition.refresh(deadline);
-      });
+      try {
+        await partition.exclusive(async () => {
+          await partition.prepare(deadline);
+          await partition.refresh(deadline);
+        });
+      } catch (error) {
+        if (!this.#committed) throw error;
+        if (this.#taken[place]!.length === 0) this.#leftOut.add(place);
+      }
     });
-    const partitions = this.#partitions.map(
-      (partition, place): PolledPartition => ({
-        partition: partition.place.partition,
-        nextOffset: this.#taken[place]!.at(-1)?.seq ?? partition.position,
-        lag: partition.pending,
-        committedOffset: partition.committed,
-      }),
-    );
+    const partitions = this.#partitions
+      .map(
+        (partition, place): PolledPartition => ({
+          partition: partition.place.partition,
+          nextOffset: this.#taken[place]!.at(-1)?.seq ?? partition.position,
+          lag: partition.pending,
+          committedOffset: partition.committed,
+        }),
+      )
+      .filter((_, place) => !this.#leftOut.has(place));
     const last = this.events.at(-1);
     return {
       events: this.events,
