@@ -14,9 +14,11 @@ async function halfRequest({ url }: ServiceProcess): Promise<Socket> {
   const socket = connect(Number(port), hostname);
   await once(socket, "connect");
   socket.on("error", () => {});
-  socket.write(
-    "POST /api/v1/streams HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{",
-  );
+  const lines = ["POST /api/v1/streams HTTP/1.1", "Host: x", "Content-Type: application/json", "Content-Length: 100"];
+  socket.write(`${[...lines, "Expect: 100-continue"].join("\r\n")}\r\n\r\n`);
+  // It has the headers: from here on the request runs.
+  const [answer] = (await once(socket, "data")) as [Buffer];
+  expect(answer.toString()).toContain("100 Continue");
   return socket;
 }
 

@@ -32,24 +32,22 @@ export async function claim(groups: Groups, group: GroupInStream, reader: Reader
   const { stream, members } = group;
   const { member } = reader;
   const wanted = reader.partitions ? [...new Set(reader.partitions)].sort((a, b) => a - b) : range(stream.partitions);
-  if (!member) {
-    const state = await members.live(deadline);
+  if (member) groups.sweep(group);
+  for (;;) {
+    const state = await (member ? members.claim(member, stream.partitions, deadline) : members.live(deadline));
     const [first] = state?.members ?? [];
-    if (first)
+    if (first && !member)
       throw notPartitionOwner(
         `consumer group "${group.group}" has members in "${stream.name}", such as "${first.id}": name yourself by consumerId`,
       );
-    return { assignment: undefined, partitions: wanted.map((index) => group.partition(index)), state };
+    const owned = member && state ? ownedBy(state, member.id) : wanted;
+    const read = reader.partitions ? owned.filter((index) => wanted.includes(index)) : owned;
+    const partitions = read.map((index) => group.partition(index));
+    // An epoch that has begun since may be another member's.
+    if (partitions.some(({ place }) => place.epoch !== (state?.partitions[place.partition]?.since ?? 0))) continue;
+    const assignment = member && state && { generation: state.generation, partitions: owned };
+    return { assignment, partitions, state };
   }
-  groups.sweep(group);
-  const state = await members.claim(member, stream.partitions, deadline);
-  const owned = ownedBy(state, member.id);
-  const read = reader.partitions ? owned.filter((index) => wanted.includes(index)) : owned;
-  return {
-    assignment: { generation: state.generation, partitions: owned },
-    partitions: read.map((index) => group.partition(index)),
-    state,
-  };
 }
 
 const range = (count: number): number[] => Array.from({ length: count }, (_, i) => i);

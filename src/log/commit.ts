@@ -1,5 +1,5 @@
 import type { Deadline } from "../domain/deadline.ts";
-import { ErrorCode, invalidArgument, partitionNotFound, ServiceError } from "../domain/errors.ts";
+import { ErrorCode, invalidArgument, notPartitionOwner, partitionNotFound, ServiceError } from "../domain/errors.ts";
 import type { Catalog } from "./catalog.ts";
 import type { GroupPartition } from "./group-partition.ts";
 import type { GroupInStream, Groups } from "./groups.ts";
@@ -46,9 +46,13 @@ export async function commit(
     named.add(place);
   }
   for (let attempt = 0; ; attempt++) {
-    if (by.memberId !== undefined) await checkMember(places, by.memberId, by.generation, deadline);
     const targets = places.map(({ open, partition, offset }) => ({ target: open.partition(partition), offset }));
+    if (by.memberId !== undefined) await checkMember(places, by.memberId, by.generation, deadline);
     try {
+      // An epoch that began during the check may be another member's: it was not what was checked.
+      for (const [index, { open, partition }] of places.entries())
+        if (open.partition(partition) !== targets[index]!.target)
+          throw notPartitionOwner(`"${open.stream.name}"/${partition} changes hands`);
       return await allExclusive(
         targets.map(({ target }) => target),
         async () => {

@@ -319,18 +319,18 @@ export class GroupPartition {
 
   /** Stores a checked commit; the position moves only when it lies elsewhere. Call it inside {@link exclusive}. */
   async commit(offset: number, deadline: Deadline): Promise<void> {
-    const inOrder = this.#handedOut(offset);
     // The entry before the floor: a crash in between leaves the floor behind, and that is seen and mended.
-    await this.#store((record) => ({ ...record, committed: offset, resume: offset + 1 }), deadline);
+    const before = await this.#store((record) => ({ ...record, committed: offset, resume: offset + 1 }), deadline);
     if (this.place.streamed) return;
-    if (!inOrder) return this.#reset(offset + 1, deadline);
+    // Of what other gateways had stored until now, so that a commit behind theirs goes back.
+    if (!this.#handedOut(offset, before)) return this.#reset(offset + 1, deadline);
     const consumerSeq = this.#lastConsumerSeq - (this.#position - (offset + 1));
     if (consumerSeq > 0) acknowledge(this.#js, this.#jsStream, this.#durable, offset + 1, consumerSeq);
   }
 
   /** Neither behind what is done nor ahead of what was handed out. */
-  #handedOut(offset: number): boolean {
-    return offset + 1 >= this.#record.resume && offset < (this.#stream?.next() ?? this.#position);
+  #handedOut(offset: number, { resume } = this.#record): boolean {
+    return offset + 1 >= resume && offset < (this.#stream?.next() ?? this.#position);
   }
 
   /** Deletes the durable, for good. */
@@ -359,15 +359,17 @@ export class GroupPartition {
     this.#revision = revision;
   }
 
-  async #store(change: (record: OffsetRecord) => OffsetRecord, deadline: Deadline): Promise<void> {
+  /** @returns what was stored before. */
+  async #store(change: (record: OffsetRecord) => OffsetRecord, deadline: Deadline): Promise<OffsetRecord> {
     for (;;) {
-      const record = change(this.#record);
+      const before = this.#record;
+      const record = change(before);
       const revision = await this.#offsets.put(this.place.key, record, this.#revision, deadline);
       if (revision !== undefined) {
         this.#record = record;
         this.#revision = revision;
         this.#stream?.onStored();
-        return;
+        return before;
       }
       // Another gateway wrote it; the later call wins, unless a later epoch has begun.
       await this.#load(deadline);

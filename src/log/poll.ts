@@ -1,10 +1,11 @@
 import { type Deadline, deadlineIn, msLeft, pauseUntil } from "../domain/deadline.ts";
-import { ErrorCode, invalidOffset, partitionNotFound, ServiceError } from "../domain/errors.ts";
+import { ErrorCode, invalidOffset, partitionNotFound, ServiceError, streamNotFound } from "../domain/errors.ts";
 import type { StoredEvent } from "../domain/event.ts";
 import { mapLimit } from "../domain/map-limit.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import type { Delivered } from "../jetstream/fetch.ts";
 import { partitionStates } from "../jetstream/partitions.ts";
+import type { Catalog } from "./catalog.ts";
 import { type Claim, claim, type Reader } from "./claim.ts";
 import { decodeEvent, eventBytes } from "./decode.ts";
 import type { GroupPartition } from "./group-partition.ts";
@@ -56,7 +57,12 @@ const PARALLEL = 64;
 const SMALLEST_SHARE = 64;
 
 /** Hands out a group's next events and moves its position past them. @throws ServiceError. */
-export async function poll(groups: Groups, group: GroupInStream, options: PollOptions): Promise<PollResult> {
+export async function poll(
+  catalog: Catalog,
+  groups: Groups,
+  group: GroupInStream,
+  options: PollOptions,
+): Promise<PollResult> {
   const { stream } = group;
   const { reader } = options;
   for (const index of reader.partitions ?? [])
@@ -66,8 +72,12 @@ export async function poll(groups: Groups, group: GroupInStream, options: PollOp
   let waitMs = options.waitMs;
   let { deadline } = options;
   for (let attempt = 0; ; ) {
+    // Partitions may have been added while it waited.
+    const present = await catalog.find(stream.name, deadline);
+    if (present.id !== stream.id) throw streamNotFound(stream.name);
+    group.stream = present;
     const claimed = await claim(groups, group, reader, deadline);
-    const changes = new Changes(group, claimed, options);
+    const changes = new Changes(catalog, group, claimed, options);
     const run = new Poll(group, claimed, options, deadline);
     try {
       if (seekTo !== undefined && claimed.partitions.length > 0) {
@@ -98,20 +108,20 @@ export async function poll(groups: Groups, group: GroupInStream, options: PollOp
   }
 }
 
-/** Ends the waits of a poll: its caller is gone, the gateway drains, or what it may read has changed. */
+/** Ends the waits of a poll: its caller is gone, the gateway drains, or what it may read or the stream has changed. */
 class Changes {
   readonly #over = new AbortController();
   readonly #ends: readonly AbortSignal[];
   readonly #end = () => this.#over.abort(WAIT_OVER);
-  readonly #unlisten: () => void;
+  readonly #unlisten: readonly (() => void)[];
 
-  constructor(group: GroupInStream, { state }: Claim, { signal, draining }: PollOptions) {
+  constructor(catalog: Catalog, group: GroupInStream, { state }: Claim, { signal, draining }: PollOptions) {
     this.#ends = [signal, draining];
     for (const each of this.#ends) {
       if (each.aborted) this.#end();
       else each.addEventListener("abort", this.#end, { once: true });
     }
-    this.#unlisten = group.members.onChange(this.#end);
+    this.#unlisten = [group.members.onChange(this.#end), catalog.onChange(group.stream.name, this.#end)];
     if (group.members.state !== state) this.#end();
   }
 
@@ -120,7 +130,7 @@ class Changes {
   }
 
   close(): void {
-    this.#unlisten();
+    for (const unlisten of this.#unlisten) unlisten();
     for (const each of this.#ends) each.removeEventListener("abort", this.#end);
   }
 }
@@ -147,7 +157,7 @@ async function seek(
 }
 
 class Poll {
-  readonly events: StoredEvent[] = [];
+  events: StoredEvent[] = [];
   readonly #group: GroupInStream;
   readonly #partitions: readonly GroupPartition[];
   readonly #options: PollOptions;
@@ -157,6 +167,10 @@ class Poll {
   #turn: number;
   /** Position and lag of a partition are as of this poll. */
   readonly #fresh: boolean[];
+  /** Places of partitions that the answer says nothing of. */
+  readonly #leftOut = new Set<number>();
+  /** Something was committed for this poll. */
+  #committed = false;
   readonly #claim: Claim;
   #deadline: Deadline;
   #bytes = 0;
@@ -217,31 +231,59 @@ class Poll {
     }
   }
 
-  /** Commits everything taken. */
+  /**
+   * Commits everything taken. What is committed must be answered, or nobody gets it: where it fails, the partition is
+   * left out of the answer.
+   *
+   * @throws the first failure when nothing could be committed.
+   */
   async commit(): Promise<void> {
+    const failures: unknown[] = [];
     await mapLimit(this.#partitions, PARALLEL, async (partition, place) => {
       const last = this.#taken[place]!.at(-1);
-      if (last) await partition.exclusive(() => partition.commit(last.seq - 1, this.#deadline));
+      if (!last) return;
+      try {
+        await partition.exclusive(() => partition.commit(last.seq - 1, this.#deadline));
+        this.#committed = true;
+      } catch (error) {
+        failures.push(error);
+        this.#leftOut.add(place);
+      }
     });
+    if (failures.length > 0 && !this.#committed) throw failures[0];
+    for (const place of this.#leftOut) {
+      const partition = this.#partitions[place]!;
+      const messages = this.#taken[place]!.splice(0);
+      this.events = this.events.filter((event) => event.partition !== partition.place.partition);
+      await partition.exclusive(() => partition.giveBack(messages));
+    }
   }
 
   async result(): Promise<PollResult> {
     const deadline = this.#deadline;
     await mapLimit(this.#partitions, PARALLEL, async (partition, place) => {
+      if (this.#leftOut.has(place)) return;
       if (this.#fresh[place] && !(this.#group.shared && this.#taken[place]!.length === 0)) return;
-      await partition.exclusive(async () => {
-        await partition.prepare(deadline);
-        await partition.refresh(deadline);
-      });
+      try {
+        await partition.exclusive(async () => {
+          await partition.prepare(deadline);
+          await partition.refresh(deadline);
+        });
+      } catch (error) {
+        if (!this.#committed) throw error;
+        if (this.#taken[place]!.length === 0) this.#leftOut.add(place);
+      }
     });
-    const partitions = this.#partitions.map(
-      (partition, place): PolledPartition => ({
-        partition: partition.place.partition,
-        nextOffset: this.#taken[place]!.at(-1)?.seq ?? partition.position,
-        lag: partition.pending,
-        committedOffset: partition.committed,
-      }),
-    );
+    const partitions = this.#partitions
+      .map(
+        (partition, place): PolledPartition => ({
+          partition: partition.place.partition,
+          nextOffset: this.#taken[place]!.at(-1)?.seq ?? partition.position,
+          lag: partition.pending,
+          committedOffset: partition.committed,
+        }),
+      )
+      .filter((_, place) => !this.#leftOut.has(place));
     const last = this.events.at(-1);
     return {
       events: this.events,

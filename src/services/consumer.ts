@@ -68,7 +68,7 @@ export class Consumer {
       { start: start === "latest" ? "latest" : "earliest" },
       deadline,
     );
-    return poll(this.#groups, group, {
+    return poll(this.#catalog, this.#groups, group, {
       reader: {
         ...(request.consumerId === undefined ? {} : { member: { id: request.consumerId } }),
         ...(request.partition.length > 0 ? { partitions: request.partition } : {}),

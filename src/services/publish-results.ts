@@ -49,7 +49,7 @@ const FIXED_BYTES = 32;
 
 /**
  * The `results` of an answer as the bytes of their field: a message whose `$unknown` holds it is written like one that
- * holds the results, at a fifth of the cost.
+ * holds the results, at a third of the cost.
  */
 export function resultsField(outcomes: readonly Outcome[]): UnknownField[] {
   const refusals = new Map<Outcome, Uint8Array>();

@@ -8,6 +8,7 @@ import {
   type MessageInitShape,
   toBinary,
 } from "@bufbuild/protobuf";
+import { BinaryWriter } from "@bufbuild/protobuf/wire";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
 import type { FastifyReply, FastifyRequest } from "fastify";
@@ -63,7 +64,7 @@ export function grpcUnary(
     const timeoutMs = grpcTimeoutMs(req.headers["grpc-timeout"]);
     const startMs = performance.now();
     const timer = timeoutMs === undefined ? undefined : setTimeout(() => caller.abort(LATE), timeoutMs);
-    let message: Uint8Array | undefined;
+    let frame: Buffer | undefined;
     let failure: ConnectError | undefined;
     try {
       const request = await readMessage(body);
@@ -72,7 +73,7 @@ export function grpcUnary(
         requestHeader: { get: (name) => (req.headers[name] as string | undefined) ?? null },
         signal: caller.signal,
       };
-      message = toBinary(method.output, await (ofBytes?.(request, context) ?? ofMessage(request, context)));
+      frame = frameOf(method.output, await (ofBytes?.(request, context) ?? ofMessage(request, context)));
     } catch (error) {
       failure = rpcFailure(error, req.id, method.name, log);
     } finally {
@@ -80,7 +81,7 @@ export function grpcUnary(
     }
     if (gone) return;
     body.discard(afterAnswer);
-    write(res, req.headers["content-type"]!, message, failure);
+    write(res, req.headers["content-type"]!, frame, failure);
   }
 
   async function ofMessage(bytes: Uint8Array, context: CallContext): Promise<Message> {
@@ -139,21 +140,28 @@ function grpcTimeoutMs(header: string | string[] | undefined): number | undefine
   return match ? Math.min(Number(match[1]) * UNIT_MS[match[2]!]!, MAX_TIMER_MS) : undefined;
 }
 
+/** A message with its prefix. Fields of it that are bytes already, which are nearly all of it, are copied only once. */
+function frameOf(schema: DescMessage, message: Message): Buffer {
+  const { $unknown: encoded = [] } = message;
+  const parts: Uint8Array[] = [
+    Buffer.alloc(PREFIX_BYTES),
+    toBinary(schema, message, { writeUnknownFields: encoded.length === 0 }),
+  ];
+  for (const { no, wireType, data } of encoded) parts.push(new BinaryWriter().tag(no, wireType).finish(), data);
+  const frame = Buffer.concat(parts);
+  frame.writeUInt32BE(frame.length - PREFIX_BYTES, 1);
+  return frame;
+}
+
 function write(
   res: ServerResponse,
   contentType: string,
-  message: Uint8Array | undefined,
+  frame: Buffer | undefined,
   failure: ConnectError | undefined,
 ): void {
   res.on("error", () => {}); // "close" follows
   res.writeHead(200, { "content-type": contentType, "grpc-accept-encoding": "gzip,br,deflate" });
-  if (message) {
-    const frame = Buffer.allocUnsafe(PREFIX_BYTES + message.length);
-    frame[0] = 0;
-    frame.writeUInt32BE(message.length, 1);
-    frame.set(message, PREFIX_BYTES);
-    res.write(frame);
-  }
+  if (frame) res.write(frame);
   if (failure) {
     const trailers = new Headers();
     setTrailerStatus(trailers, failure);

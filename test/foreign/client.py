@@ -658,6 +658,56 @@ def _(client):
         call(b"\x0a\xff\xff")
 
 
+@check("members share a group; an operator sees, moves and removes it")
+def _(client):
+    name, group = client.create("members", partitions=2), f"py-{RUN}-members"
+    settings = consumers_pb2.ConsumerGroupConfig(session_timeout=20_000)
+    request = consumers_pb2.CreateConsumerGroupRequest(consumer_group=group, stream=name, config=settings)
+    equal(client.groups.CreateConsumerGroup(request).group.streams[0].config.session_timeout, 20_000, "sessionTimeout")
+    for n in range(4):
+        client.publish(name, json=n, partition=n % 2)
+    first = client.poll(name, group, consumer_id="a")
+    equal((len(first.events), list(first.metadata.assignment.partitions)), (4, [0, 1]), "events and partitions")
+    client.poll(name, group, consumer_id="b")
+    client.poll(name, group, consumer_id="a")
+    second = client.poll(name, group, consumer_id="b")
+    equal([(e.partition, e.offset) for e in second.events], [(1, 0), (1, 1)], "what was not committed")
+    with refused(grpc.StatusCode.ABORTED, 1103):
+        place = consumers_pb2.PartitionOffset(stream=name, partition=1, offset=1)
+        client.groups.Commit(consumers_pb2.CommitRequest(consumer_group=group, offsets=[place], consumer_id="a"))
+    beat = consumers_pb2.HeartbeatRequest(consumer_group=group, stream=name, consumer_id="b")
+    equal(list(client.groups.Heartbeat(beat).partitions), [1], "partitions")
+    seek = consumers_pb2.SeekRequest(consumer_group=group, stream=name, offset="latest")
+    equal([p.position for p in client.groups.Seek(seek).partitions], [2, 2], "positions")
+    described = client.groups.GetConsumerGroup(consumers_pb2.GetConsumerGroupRequest(consumer_group=group)).group
+    equal((described.lag, len(described.streams[0].members)), (0, 2), "lag and members")
+    listed = client.groups.ListConsumerGroups(consumers_pb2.ListConsumerGroupsRequest(prefix=group)).consumer_groups
+    equal([(each.consumer_group, each.members) for each in listed], [(group, 2)], "the list")
+    leave = consumers_pb2.LeaveRequest(consumer_group=group, consumer_id="b")
+    equal(list(client.groups.Leave(leave).streams), [name], "streams")
+    client.groups.DeleteConsumerGroup(consumers_pb2.DeleteConsumerGroupRequest(consumer_group=group))
+    with refused(grpc.StatusCode.NOT_FOUND, 1003):
+        client.groups.GetConsumerGroup(consumers_pb2.GetConsumerGroupRequest(consumer_group=group))
+
+
+@check("Subscribe sends what is there and what comes")
+def _(client):
+    name = client.create("live")
+    client.publish(name, json=1)
+    call = client.events.Subscribe(events_pb2.SubscribeRequest(stream_name=name), timeout=TIMEOUT)
+    values = []
+    for told in call:
+        values += [e.value.number_value for e in told.events]
+        if told.caught_up:
+            client.publish(name, json=2)
+        if len(values) == 2:
+            break
+    call.cancel()
+    equal(values, [1, 2], "values")
+    # A stream that its reader ends has no status of its own.
+    SUCCEEDED.add("/millrace.v1.EventService/Subscribe")
+
+
 @check("unknown methods and services are UNIMPLEMENTED")
 def _(client):
     for path in ("/millrace.v1.EventService/Nothing", "/millrace.v1.Nothing/Publish", "/other.Service/Call"):

@@ -102,6 +102,37 @@ async function checkRoutes({ label, flags, version }, url, routes, temp) {
     const { startOffset, endOffset, nextOffset } = answer.metadata;
     equal([startOffset, endOffset, nextOffset], [0, 3, 2], "metadata");
   });
+  await step("GET …/events/stream sends Server-Sent Events, or JSON lines", async () => {
+    // The stream does not end by itself: what reads it does.
+    const begins = (accept, lines) =>
+      runOk("sh", [
+        "-c",
+        `curl -sN --max-time 30 ${flags.join(" ")} -H 'accept: ${accept}' '${url}${stream}/events/stream' | head -n ${lines}`,
+      ]);
+    const [retry, , id, data] = (await begins("text/event-stream", 4)).split("\n");
+    if (!/^retry: /.test(retry) || !/^id: \d:0,/.test(id)) throw new Error(`begins with ${retry}, ${id}`);
+    equal(JSON.parse(data.slice("data: ".length)).offset, 0, "offset of the first event");
+    equal(JSON.parse(await begins("application/x-ndjson", 1)).offset, 0, "offset on the first line");
+    called.add("GET /api/v1/streams/{stream_name}/events/stream");
+  });
+  await step("/consumers creates, lists, describes, moves and deletes groups and their members", async () => {
+    const group = `${name}-members`;
+    const path = `/api/v1/consumers/${group}`;
+    const made = await call("POST", "/api/v1/consumers", 201, { consumerGroup: group, stream: name, offset: 1 });
+    equal([made.consumerGroup, made.state], [group, "empty"], "the group");
+    const polled = await call("GET", `${stream}/events?consumerGroup=${group}&consumerId=a&timeout=0`, 200);
+    equal([polled.metadata.generation, polled.metadata.assignment.partitions], [1, [0, 1]], "the assignment");
+    const beat = await call("POST", `${path}/heartbeat`, 200, { stream: name, consumerId: "a" });
+    equal(beat, { generation: 1, partitions: [0, 1], headers: beat.headers }, "what the member has");
+    const moved = await call("POST", `${path}/seek`, 200, { stream: name, partition: 0, offset: 2 });
+    equal(moved.partitions, [{ partition: 0, position: 2 }], "positions");
+    const described = await call("GET", path, 200);
+    equal([described.lag, described.streams[0].members.length], [1, 1], "lag and members");
+    equal((await call("GET", `/api/v1/consumers?prefix=${group}`, 200)).consumerGroups.length, 1, "groups listed");
+    equal((await call("POST", `${path}/leave`, 200, { consumerId: "a" })).streams, [name], "streams left");
+    equal((await call("DELETE", path, 200)).status, "deleted", "status");
+    refusal(await call("GET", path, 404), 1003, "CONSUMER_GROUP_NOT_FOUND");
+  });
   await step("PATCH /streams/… adds partitions", async () => {
     const answer = await call("PATCH", stream, 200, { partitions: 3, config: { retentionMs: 3_600_000 } });
     equal([answer.partitions, answer.config.retentionMs, answer.config.maxMessageBytes], [3, 3_600_000, 8_000_000]);

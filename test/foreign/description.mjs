@@ -16,7 +16,6 @@ const CHECKS = [
   "content_type_conformance",
   "response_headers_conformance",
   "response_schema_conformance",
-  "unsupported_method",
 ];
 
 /** @param grpcurl the program, or undefined. */

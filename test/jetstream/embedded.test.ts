@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { jetstream, jetstreamManager } from "@nats-io/jetstream";
 import { connect, type NatsConnection } from "@nats-io/transport-node";
 import { pino } from "pino";
-import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
+import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { findNatsServer } from "../../scripts/nats-server.mjs";
 import { type EmbeddedNats, type EmbeddedNatsOptions, startEmbeddedNats } from "../../src/jetstream/embedded.ts";
 import { processIdentity } from "../../src/jetstream/process-identity.ts";
@@ -20,8 +20,9 @@ const gone = (pid: number, limitMs: number) =>
 let dataDir: string;
 beforeEach(() => {
   dataDir = mkdtempSync(join(tmpdir(), "millrace-embedded-"));
+  // Runs last, behind what the test itself asks for: `afterEach` comes before that, when the server still writes.
+  onTestFinished(() => rmSync(dataDir, { recursive: true, force: true }));
 });
-afterEach(() => rmSync(dataDir, { recursive: true, force: true }));
 
 async function start(options: Partial<EmbeddedNatsOptions> = {}): Promise<EmbeddedNats> {
   const nats = await startEmbeddedNats({ binary, dataDir, fsync: "1s", log: silent, ...options });

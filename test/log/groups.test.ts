@@ -1,44 +1,24 @@
 import { randomUUID } from "node:crypto";
-import { pino } from "pino";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { deadlineIn, pause } from "../../src/domain/deadline.ts";
-import { connectJetStream } from "../../src/jetstream/connection.ts";
 import { durableName, partitionStream } from "../../src/jetstream/names.ts";
-import { Appender } from "../../src/log/append.ts";
-import { Catalog, type StreamRecord } from "../../src/log/catalog.ts";
+import type { StreamRecord } from "../../src/log/catalog.ts";
 import { commit } from "../../src/log/commit.ts";
-import { Groups } from "../../src/log/groups.ts";
 import { type PollOptions, type PollResult, poll } from "../../src/log/poll.ts";
+import { type Log, openLog } from "../support/log.ts";
 import { startNats } from "../support/nats.ts";
 
 const ACK_WAIT_MS = 400;
-const logger = pino({ level: "silent" });
 const never = new AbortController().signal;
-
-/** A gateway's log, without a listener. */
-async function openLog(url: string) {
-  const js = await connectJetStream({ url, log: logger });
-  const groups = await Groups.open(js, {
-    replicas: 1,
-    defaults: { ackWaitMs: ACK_WAIT_MS, sessionTimeoutMs: 30_000 },
-    log: logger,
-  });
-  const catalog = await Catalog.open(js, 1, (stream, deadline) => groups.forgetStream(stream, deadline));
-  return { js, groups, catalog, appender: new Appender(js) };
-}
-
-type Log = Awaited<ReturnType<typeof openLog>>;
 
 let nats: Awaited<ReturnType<typeof startNats>>;
 let log: Log;
 beforeAll(async () => {
   nats = await startNats();
-  log = await openLog(nats.url);
+  log = await openLog(nats.url, ACK_WAIT_MS);
 });
 afterAll(async () => {
-  await log.catalog[Symbol.asyncDispose]();
-  await log.groups[Symbol.asyncDispose]();
-  await log.js[Symbol.asyncDispose]();
+  await log[Symbol.asyncDispose]();
   await nats[Symbol.asyncDispose]();
 });
 
@@ -61,7 +41,7 @@ async function take(
   by: Log = log,
 ): Promise<PollResult> {
   const joined = await by.groups.join(group, stream, { start: "earliest" }, deadlineIn(5000));
-  return poll(by.groups, joined, {
+  return poll(by.catalog, by.groups, joined, {
     reader: {},
     seekTo: undefined,
     limit: 10,
@@ -196,13 +176,11 @@ describe("commit", () => {
     await committing(stream, "g", 3);
     // What a killed nats-server does: the durable is back where it was before the commit.
     await log.js.jsm.consumers.reset(partitionStream(stream.name, 0), durableName("g"), 1);
-    const other = await openLog(nats.url);
+    const other = await openLog(nats.url, ACK_WAIT_MS);
     try {
       expect(offsetsOf(await take(stream, "g", {}, other))).toEqual([4, 5]);
     } finally {
-      await other.catalog[Symbol.asyncDispose]();
-      await other.groups[Symbol.asyncDispose]();
-      await other.js[Symbol.asyncDispose]();
+      await other[Symbol.asyncDispose]();
     }
   });
 
@@ -218,7 +196,7 @@ describe("commit", () => {
 describe("a gateway that ended without a word", () => {
   test("had taken events that the next gateway hands out again at once", async () => {
     const stream = await streamOf(6);
-    const killed = await openLog(nats.url);
+    const killed = await openLog(nats.url, ACK_WAIT_MS);
     await take(stream, "g", { limit: 2 }, killed);
     await commit(
       killed.catalog,
@@ -236,11 +214,9 @@ describe("a gateway that ended without a word", () => {
 
   test("that lives keeps what it took", async () => {
     const stream = await streamOf(4);
-    const other = await openLog(nats.url);
+    const other = await openLog(nats.url, ACK_WAIT_MS);
     await take(stream, "g", { limit: 2 }, other);
     expect(offsetsOf(await take(stream, "g"))).toEqual([2, 3]);
-    await other.catalog[Symbol.asyncDispose]();
-    await other.groups[Symbol.asyncDispose]();
-    await other.js[Symbol.asyncDispose]();
+    await other[Symbol.asyncDispose]();
   });
 });

@@ -1,0 +1,36 @@
+import { pino } from "pino";
+import { connectJetStream, type JetStream } from "../../src/jetstream/connection.ts";
+import { Appender } from "../../src/log/append.ts";
+import { Catalog } from "../../src/log/catalog.ts";
+import { Groups } from "../../src/log/groups.ts";
+
+const logger = pino({ level: "silent" });
+
+/** A gateway's log, without a listener. Disposing it says goodbye, as a gateway does that drains. */
+export interface Log extends AsyncDisposable {
+  readonly js: JetStream;
+  readonly groups: Groups;
+  readonly catalog: Catalog;
+  readonly appender: Appender;
+}
+
+export async function openLog(url: string, ackWaitMs = 30_000): Promise<Log> {
+  const js = await connectJetStream({ url, log: logger });
+  const groups = await Groups.open(js, {
+    replicas: 1,
+    defaults: { ackWaitMs, sessionTimeoutMs: 30_000 },
+    log: logger,
+  });
+  const catalog = await Catalog.open(js, 1, (stream, deadline) => groups.forgetStream(stream, deadline));
+  return {
+    js,
+    groups,
+    catalog,
+    appender: new Appender(js),
+    async [Symbol.asyncDispose]() {
+      await catalog[Symbol.asyncDispose]();
+      await groups[Symbol.asyncDispose]();
+      await js[Symbol.asyncDispose]();
+    },
+  };
+}
