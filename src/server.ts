@@ -45,18 +45,20 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
   const url =
     config.natsUrl ?? owned.use(await startEmbeddedNats({ ...config, binary: findNatsServer(env), log: logger })).url;
   const js = owned.use(await connectJetStream({ url, log: logger }));
-  const groups = owned.use(
+  const appender = new Appender(js);
+  const groups: Groups = owned.use(
     await Groups.open(js, {
       replicas: config.catalogReplicas,
       defaults: { ackWaitMs: config.ackWaitMs, sessionTimeoutMs: config.sessionTimeoutMs },
       log: logger,
+      deadLetters: { appender, findStream: (name, deadline) => catalog.find(name, deadline) },
     }),
   );
-  const catalog = owned.use(
+  const catalog: Catalog = owned.use(
     await Catalog.open(js, config.catalogReplicas, (stream, deadline) => groups.forgetStream(stream, deadline)),
   );
   const draining = new AbortController();
-  const producer = new Producer(js, catalog, new Appender(js));
+  const producer = new Producer(js, catalog, appender);
   const tails = new Tails(js, logger);
   owned.defer(() => tails.close());
   const consumer = new Consumer(js, catalog, groups, tails, draining.signal);

@@ -32,6 +32,8 @@ export interface StoredEvent {
   /** Compact JSON when `contentType` is {@link JSON_TYPE}, else any bytes; never compressed. */
   readonly payload: Uint8Array;
   readonly contentType: string;
+  /** Of a returned event that is handed out again: how often it has been, with this time. */
+  readonly deliveryAttempt?: number | undefined;
 }
 
 /** Where an event was stored. */

@@ -35,6 +35,11 @@ export const DEFAULT_SUBSCRIBE_BYTES = 1024 * 1024;
 export const DEFAULT_MAX_UNCOMMITTED = 10_000;
 export const DEFAULT_HEARTBEAT_MS = 10_000;
 
+/** Returned events of a group in a stream that are not done. */
+export const MAX_RETURNED = 10_000;
+/** Returned events of a group in a partition ahead of one that is not committed. */
+export const MAX_PASSED = 1000;
+
 /** How long a call may take when its caller names no deadline, waiting for events not counted. */
 export const DEFAULT_CALL_TIMEOUT_MS = 10_000;
 export const MAX_CALL_TIMEOUT_MS = 120_000;

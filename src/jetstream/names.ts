@@ -42,6 +42,7 @@ export function decodeToken(token: string): string {
 export const STREAMS_BUCKET = "mr_streams";
 export const GROUPS_BUCKET = "mr_groups";
 export const OFFSETS_BUCKET = "mr_offsets";
+export const RETURNED_BUCKET = "mr_returned";
 /** Written to learn whether the storage takes writes. */
 export const HEALTH_BUCKET = "mr_health";
 
@@ -93,6 +94,13 @@ export const groupUseKey = (group: string, streamId: string, gateway: string): s
 /** KV key of what a group has committed in a partition. */
 export const offsetKey = (group: string, streamId: string, partition: number): string =>
   `${encodeToken(group)}.${streamId}.${partition}`;
+
+/** What the KV keys of the events begin with that a group has returned in a stream. */
+export const returnedPrefix = (group: string, streamId: string): string => `${encodeToken(group)}.${streamId}`;
+
+/** KV key of a returned event. */
+export const returnedKey = (prefix: string, partition: number, offset: number): string =>
+  `${prefix}.${partition}.${offset}`;
 
 /** Subject on which a gateway process answers that it lives. */
 export const gatewaySubject = (gateway: string): string => `mr.gw.${gateway}`;

@@ -115,6 +115,17 @@ export class Catalog implements AsyncDisposable {
     }
   }
 
+  /** A stream that exists, or a new one with the partitions and replication of another. @throws ServiceError. */
+  async findOrCreate(name: string, like: StreamRecord, deadline: Deadline): Promise<StreamRecord> {
+    const { partitions, replicationFactor, maxMessageBytes } = like;
+    try {
+      return await this.find(name, deadline);
+    } catch (error) {
+      if (!(error instanceof ServiceError) || error.code !== ErrorCode.STREAM_NOT_FOUND) throw error;
+      return (await this.create(name, { partitions, replicationFactor, maxMessageBytes }, deadline)).record;
+    }
+  }
+
   /** Changes settings. @throws ServiceError STREAM_NOT_FOUND, INVALID_ARGUMENT. */
   async update(name: string, change: SettingsChange, deadline: Deadline): Promise<StreamRecord> {
     for (;;) {

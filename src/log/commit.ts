@@ -1,26 +1,14 @@
 import type { Deadline } from "../domain/deadline.ts";
-import { ErrorCode, invalidArgument, notPartitionOwner, partitionNotFound, ServiceError } from "../domain/errors.ts";
+import { invalidArgument } from "../domain/errors.ts";
 import type { Catalog } from "./catalog.ts";
 import type { GroupPartition } from "./group-partition.ts";
-import type { GroupInStream, Groups } from "./groups.ts";
-
-/** The last processed event of one partition. */
-export interface CommitEntry {
-  readonly stream: string;
-  readonly partition: number;
-  readonly offset: number;
-}
-
-/** Who commits. */
-export interface Committer {
-  /** Undefined: nobody's name is checked, as for an operator or a group without members. */
-  readonly memberId?: string | undefined;
-  /** The generation that the member was told with the events. */
-  readonly generation?: number | undefined;
-}
+import { type Committer, type EventPlace, type GroupPlace, groupPlaces, inPartitions } from "./group-places.ts";
+import type { Groups } from "./groups.ts";
+import type { ReturnedEvent } from "./returned.ts";
 
 /**
- * Stores what a group has processed; answers once it is stored. All entries are checked before any is applied.
+ * Stores what a group has processed; answers once it is stored. All entries are checked before any is applied. An entry
+ * that names a returned event settles that event and moves nothing.
  *
  * @throws ServiceError STREAM_NOT_FOUND, CONSUMER_GROUP_NOT_FOUND, INVALID_OFFSET, INVALID_ARGUMENT, NOT_PARTITION_OWNER.
  */
@@ -28,68 +16,49 @@ export async function commit(
   catalog: Catalog,
   groups: Groups,
   group: string,
-  entries: readonly CommitEntry[],
+  entries: readonly EventPlace[],
   by: Committer,
   deadline: Deadline,
 ): Promise<void> {
-  const places = await Promise.all(
-    entries.map(async ({ stream: name, partition, offset }) => {
-      const stream = await catalog.find(name, deadline);
-      if (partition >= stream.partitions) throw partitionNotFound(name, partition, stream.partitions);
-      return { open: await groups.find(group, stream, deadline), partition, offset };
-    }),
-  );
-  const named = new Set<string>();
-  for (const [index, { open, partition }] of places.entries()) {
-    const place = `${open.stream.name}/${partition}`;
-    if (named.has(place)) throw invalidArgument(`offsets[${index}]`, "names a partition that an earlier entry names");
-    named.add(place);
-  }
-  for (let attempt = 0; ; attempt++) {
-    const targets = places.map(({ open, partition, offset }) => ({ target: open.partition(partition), offset }));
-    if (by.memberId !== undefined) await checkMember(places, by.memberId, by.generation, deadline);
-    try {
-      // An epoch that began during the check may be another member's: it was not what was checked.
-      for (const [index, { open, partition }] of places.entries())
-        if (open.partition(partition) !== targets[index]!.target)
-          throw notPartitionOwner(`"${open.stream.name}"/${partition} changes hands`);
-      return await allExclusive(
-        targets.map(({ target }) => target),
-        async () => {
-          await Promise.all(targets.map(({ target, offset }) => target.checkCommit(offset, deadline)));
-          await Promise.all(targets.map(({ target, offset }) => target.commit(offset, deadline)));
-        },
-      );
-    } catch (error) {
-      // A later epoch has begun: a member that still owns the partition there is let through, anyone else is told.
-      if (!(error instanceof ServiceError) || error.code !== ErrorCode.NOT_PARTITION_OWNER || attempt === 5)
-        throw error;
-      await Promise.all(places.map(({ open }) => open.members.reload(deadline)));
+  const places = await groupPlaces(catalog, groups, group, entries, deadline);
+  await inPartitions(places, by, deadline, async (targets) => {
+    const returned = await Promise.all(places.map((place, i) => returnedAt(place, targets[i]!, deadline)));
+    const moved = new Set<GroupPartition>();
+    for (const [index, target] of targets.entries()) {
+      if (returned[index]) continue;
+      if (moved.has(target))
+        throw invalidArgument(`offsets[${index}]`, "names a partition that an earlier entry names");
+      moved.add(target);
     }
-  }
-}
-
-/** @throws ServiceError NOT_PARTITION_OWNER. */
-async function checkMember(
-  places: readonly { readonly open: GroupInStream; readonly partition: number }[],
-  memberId: string,
-  generation: number | undefined,
-  deadline: Deadline,
-): Promise<void> {
-  const byGroup = Map.groupBy(places, ({ open }) => open);
-  for (const [open, its] of byGroup)
-    await open.members.checkCommit(
-      memberId,
-      its.map(({ partition }) => partition),
-      generation,
-      deadline,
+    await Promise.all(
+      places.map(({ offset }, i) => (returned[i] ? undefined : targets[i]!.checkCommit(offset, deadline))),
     );
+    await Promise.all(
+      places.map(async ({ open, partition, offset }, i) => {
+        const [event, target] = [returned[i], targets[i]!];
+        if (event) return open.returned.settle(event, deadline);
+        const isRewind = offset + 1 < target.resume;
+        await target.commit(offset, deadline);
+        if (isRewind) await open.returned.drop(partition, offset + 1, deadline);
+      }),
+    );
+  });
 }
 
-/** Holds all partitions at once, taken in one order everywhere so that two commits can't wait for each other. */
-function allExclusive(targets: GroupPartition[], task: () => Promise<void>): Promise<void> {
-  targets.sort((a, b) => (a.place.key < b.place.key ? -1 : 1));
-  const hold = (index: number): Promise<void> =>
-    index === targets.length ? task() : targets[index]!.exclusive(() => hold(index + 1));
-  return hold(0);
+/**
+ * The returned event that an entry means, if any: one that is handed out again, or was and is done. One that still waits
+ * was the last of what the caller has processed otherwise, and the entry commits that.
+ */
+async function returnedAt(
+  { open, partition, offset }: GroupPlace,
+  target: GroupPartition,
+  deadline: Deadline,
+): Promise<ReturnedEvent | undefined> {
+  const known = open.returned.known(partition, offset);
+  if (known?.out) return known;
+  await target.prepare(deadline);
+  const isBehind = offset < target.resume;
+  if (!isBehind && !target.isPassed(offset)) return undefined;
+  const found = await open.returned.find(partition, offset, deadline);
+  return found?.out || (isBehind && found?.done) ? found : undefined;
 }

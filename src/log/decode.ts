@@ -22,6 +22,7 @@ export function decodeEvent(
     headers,
     payload,
     contentType: contentType ?? foreignType(payload),
+    deliveryAttempt: undefined,
   };
 }
 

@@ -36,6 +36,8 @@ export interface GroupPartitionDescription {
   readonly lag: number;
   /** Age of the oldest of them in milliseconds; 0 without any. */
   readonly lagMs: number;
+  /** Returned events that are not done. */
+  readonly returned: number;
 }
 
 /**
@@ -108,6 +110,7 @@ async function describePartition(
     endOffset,
     lag,
     lagMs: oldest ? Math.max(0, Date.now() - oldest.timestampMs) : 0,
+    returned: open.returned.count(partition),
   };
 }
 
@@ -142,6 +145,7 @@ export async function seekGroup(
       const target = open.partition(index);
       return target.exclusive(() => target.seek(offsets[place]!, deadline));
     });
+  await mapLimit(indexes, PARALLEL, (index) => open.returned.drop(index, 0, deadline));
   return indexes.map((partition, place) => ({ partition, position: offsets[place]! }));
 }
 

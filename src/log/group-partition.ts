@@ -1,5 +1,6 @@
-import { type Deadline, msLeft } from "../domain/deadline.ts";
-import { invalidOffset, notPartitionOwner, timedOut, unavailable } from "../domain/errors.ts";
+import { type Deadline, deadlineIn, msLeft, pauseUntil } from "../domain/deadline.ts";
+import { doneUpTo, failedUpTo, failuresAt, movedTo, type Progress, passOver } from "../domain/deliveries.ts";
+import { ErrorCode, invalidOffset, notPartitionOwner, ServiceError, timedOut, unavailable } from "../domain/errors.ts";
 import { Mutex } from "../domain/mutex.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import {
@@ -15,14 +16,11 @@ import type { Delivered, PullResult } from "../jetstream/fetch.ts";
 import type { Bucket } from "../jetstream/kv.ts";
 import { durableName, partitionStream } from "../jetstream/names.ts";
 import { partitionState } from "../jetstream/partitions.ts";
+import type { DeadLetters } from "./dead-letters.ts";
 import { lostBetween } from "./gap.ts";
 
 /** What is stored of a group in a partition; the durable consumer beside it only follows. */
-export interface OffsetRecord {
-  /** Last event processed; absent before the first commit. */
-  readonly committed?: number;
-  /** First offset that is handed out again when what was handed out is forgotten: after a commit the next one. */
-  readonly resume: number;
+export interface OffsetRecord extends Progress {
   /** The owner's epoch; one of an earlier epoch can't write any more. Absent: 0. */
   readonly epoch?: number;
 }
@@ -43,6 +41,8 @@ export interface GroupPartitionPlace {
   /** Where the group starts that has stored nothing yet. */
   readonly start: number;
   readonly ackWaitMs: number;
+  /** Takes what was handed out too often; undefined: nothing ever is. */
+  readonly deadLetters: DeadLetters | undefined;
 }
 
 /**
@@ -65,6 +65,8 @@ export class GroupPartition {
   #connection = 0;
   /** Events may have been handed to nobody; they are handed out again. */
   #rewind = false;
+  /** What was handed out was not committed in time, and counts as handed out in vain. */
+  #failed = false;
   /** Events returned by {@link giveBack}, whose second delivery is no sign of a lost consumer. */
   readonly #returned = new Set<number>();
   #position = 0;
@@ -101,6 +103,30 @@ export class GroupPartition {
     return this.#record.committed;
   }
 
+  /** What is known of its events. */
+  get progress(): Progress {
+    return this.#record;
+  }
+
+  /** Whether an event was passed over by itself and is not handed out in its place any more. */
+  isPassed(offset: number): boolean {
+    return this.#record.passed?.includes(offset) ?? false;
+  }
+
+  /** Whether an event becomes a dead letter when it is handed out in vain once more. It then goes alone, and nothing behind it. */
+  isLastChance(offset: number): boolean {
+    const { deadLetters } = this.place;
+    if (!deadLetters || !this.#record.failures) return false;
+    const failures = failuresAt(this.#record.failures, offset);
+    return failures > 0 && failures >= deadLetters.maxDeliveries - 1;
+  }
+
+  /** What was handed out up to now was not committed in time: it is handed out again at the next pull. */
+  noteRepeat(): void {
+    this.#rewind = true;
+    this.#failed = true;
+  }
+
   /** Hands out again, at the next pull, what was handed out and is not committed. */
   forgetHandedOut(): void {
     this.#rewind = true;
@@ -128,6 +154,8 @@ export class GroupPartition {
       return;
     }
     const state = await createDurable(this.#js, this.#jsStream, this.#durable, this.place.ackWaitMs, deadline);
+    if (this.#failed) await this.countFailures(Math.min(state.deliveredSeq, this.#position), deadline);
+    this.#failed = false;
     const { resume } = this.#record;
     if (state.floorSeq < resume || (this.#rewind && state.deliveredSeq > resume)) await this.#reset(resume, deadline);
     else this.#adopt(state);
@@ -160,9 +188,45 @@ export class GroupPartition {
     const former = this.#record.epoch ?? 0;
     if (former === epoch) return;
     const began = (record: OffsetRecord) =>
-      seek !== undefined && (record.epoch ?? 0) < seek.generation ? { resume: seek.offset } : {};
-    await this.#store((record) => ({ ...record, ...began(record), epoch }), deadline);
+      seek !== undefined && (record.epoch ?? 0) < seek.generation ? movedTo(record, seek.offset) : record;
+    await this.#store((record) => ({ ...began(record), epoch }), deadline);
+    if (this.place.deadLetters) {
+      const state = await durableState(this.#js, this.#jsStream, durableName(group, former), deadline);
+      if (state) await this.countFailures(state.deliveredSeq, deadline);
+    }
     await deleteDurable(this.#js, this.#jsStream, durableName(group, former), deadline);
+  }
+
+  /**
+   * What was handed out below `upTo` and is not done was handed out in vain. Events to which that has happened too often
+   * become dead letters, and are done with that. Call it inside {@link exclusive}.
+   *
+   * @throws ServiceError NOT_PARTITION_OWNER. Where dead letters can't be stored, the events are handed out once more.
+   */
+  async countFailures(upTo: number, deadline: Deadline): Promise<void> {
+    const { deadLetters, partition } = this.place;
+    if (!deadLetters || upTo <= this.#record.resume) return;
+    await this.#store((record) => failedUpTo(record, upTo), deadline);
+    const { failures = [], resume } = this.#record;
+    const end = failures.findLast(([, count]) => count >= deadLetters.maxDeliveries)?.[0] ?? 0;
+    try {
+      for (let from = resume; from < end; from = this.#record.resume) {
+        const to = Math.min(end, from + DEAD_AT_ONCE);
+        const offsets = range(from, to).filter((offset) => !this.isPassed(offset));
+        await deadLetters.store(
+          offsets.map((offset) => ({
+            partition,
+            offset,
+            deliveries: failuresAt(failures, offset),
+            reason: "it was not committed in time",
+          })),
+          deadline,
+        );
+        await this.#store((record) => doneUpTo(record, to), deadline);
+      }
+    } catch (error) {
+      if (!(error instanceof ServiceError) || error.code === ErrorCode.NOT_PARTITION_OWNER) throw error;
+    }
   }
 
   /** Reads position and lag anew. */
@@ -195,15 +259,18 @@ export class GroupPartition {
   }
 
   /**
-   * Takes what is there now, at most `batch` messages and `maxBytes`, in order and without a gap after what was handed
+   * Takes what is there now, at most `most` messages and `maxBytes`, in order and without a gap after what was handed
    * out before. Call it inside {@link exclusive}.
    *
    * @throws ServiceError TIMEOUT when messages may have been lost on their way; the next pull hands them out again.
    */
-  async pull(batch: number, maxBytes: number, deadline: Deadline): Promise<PullResult> {
+  async pull(most: number, maxBytes: number, deadline: Deadline): Promise<PullResult> {
     for (let attempt = 0; ; attempt++) {
       await this.#js.whenConnected(deadline);
       await this.prepare(deadline);
+      const isHeld = this.#isHeld;
+      const isAlone = isHeld || this.isLastChance(this.#position);
+      const batch = isAlone ? 1 : most;
       const result = await this.#js.fetcher.pull(this.#jsStream, this.#durable, { batch, maxBytes, waitMs: 0 });
       if (result.end === "lost") {
         // Messages may have been on their way that nobody will see: they are handed out again.
@@ -219,12 +286,15 @@ export class GroupPartition {
       }
       if (attempt < 2 && this.isRepeat(result.messages)) {
         // Handed out once and not committed in time. All that came after is handed out again too, or its order is lost.
-        this.#rewind = true;
+        this.noteRepeat();
         continue;
       }
       const gapless = await this.#upToGap(result, deadline);
       this.accept(gapless);
-      return gapless;
+      if (!isAlone || gapless.end !== "full") return gapless;
+      if (!isHeld) return { ...gapless, end: "empty" };
+      await this.giveBack(gapless.messages);
+      return { messages: [], end: "empty" };
     }
   }
 
@@ -253,8 +323,17 @@ export class GroupPartition {
     return result;
   }
 
+  /** Its first event that is not done is out for the last time: what comes after it waits for what becomes of it. */
+  get #isHeld(): boolean {
+    return this.#position > this.resume && this.isLastChance(this.resume);
+  }
+
   /** Waits for the first message. Not inside {@link exclusive}; what comes is to be given to {@link accept} there. */
-  wait(waitMs: number, signal: AbortSignal): Promise<PullResult> {
+  async wait(waitMs: number, signal: AbortSignal): Promise<PullResult> {
+    if (this.#isHeld) {
+      await pauseUntil(deadlineIn(Math.min(waitMs, HELD_MS)), signal);
+      return { messages: [], end: "full" };
+    }
     return this.#js.fetcher.pull(this.#jsStream, this.#durable, { batch: 1, waitMs }, signal);
   }
 
@@ -290,7 +369,7 @@ export class GroupPartition {
   /** Moves the position, and where handing out resumes, to `offset`. Call it inside {@link exclusive}. */
   async seek(offset: number, deadline: Deadline): Promise<void> {
     await this.prepare(deadline);
-    await this.#store((record) => ({ ...record, resume: offset }), deadline);
+    await this.#store((record) => movedTo(record, offset), deadline);
     if (!this.place.streamed) await this.#reset(offset, deadline);
   }
 
@@ -319,13 +398,29 @@ export class GroupPartition {
 
   /** Stores a checked commit; the position moves only when it lies elsewhere. Call it inside {@link exclusive}. */
   async commit(offset: number, deadline: Deadline): Promise<void> {
+    await this.#done(
+      (record) =>
+        offset + 1 < record.resume
+          ? { ...movedTo(record, offset + 1), committed: offset }
+          : doneUpTo(record, offset + 1),
+      deadline,
+    );
+  }
+
+  /** Single events are done, whatever lies before them. Call it inside {@link exclusive}. */
+  async passOver(offsets: readonly number[], deadline: Deadline): Promise<void> {
+    await this.#done((record) => passOver(record, offsets), deadline);
+  }
+
+  async #done(change: (record: OffsetRecord) => OffsetRecord, deadline: Deadline): Promise<void> {
     // The entry before the floor: a crash in between leaves the floor behind, and that is seen and mended.
-    const before = await this.#store((record) => ({ ...record, committed: offset, resume: offset + 1 }), deadline);
-    if (this.place.streamed) return;
+    const before = await this.#store(change, deadline);
+    const { resume } = this.#record;
+    if (this.place.streamed || resume === before.resume) return;
     // Of what other gateways had stored until now, so that a commit behind theirs goes back.
-    if (!this.#handedOut(offset, before)) return this.#reset(offset + 1, deadline);
-    const consumerSeq = this.#lastConsumerSeq - (this.#position - (offset + 1));
-    if (consumerSeq > 0) acknowledge(this.#js, this.#jsStream, this.#durable, offset + 1, consumerSeq);
+    if (!this.#handedOut(resume - 1, before)) return this.#reset(resume, deadline);
+    const consumerSeq = this.#lastConsumerSeq - (this.#position - resume);
+    if (consumerSeq > 0) acknowledge(this.#js, this.#jsStream, this.#durable, resume, consumerSeq);
   }
 
   /** Neither behind what is done nor ahead of what was handed out. */
@@ -390,3 +485,10 @@ export class GroupPartition {
     this.#pending = state.pending;
   }
 }
+
+/** While events are held, it is looked so often whether they are any more. */
+const HELD_MS = 100;
+/** Dead letters that are stored between two writes of the entry. */
+const DEAD_AT_ONCE = 500;
+
+const range = (from: number, to: number): number[] => Array.from({ length: to - from }, (_, i) => from + i);

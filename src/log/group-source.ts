@@ -1,11 +1,13 @@
 import { deadlineIn } from "../domain/deadline.ts";
 import { ErrorCode, ServiceError } from "../domain/errors.ts";
+import type { StoredEvent } from "../domain/event.ts";
 import { mapLimit } from "../domain/map-limit.ts";
 import { partitionState } from "../jetstream/partitions.ts";
 import type { Catalog } from "./catalog.ts";
 import { claim } from "./claim.ts";
 import type { GroupPartition } from "./group-partition.ts";
 import type { GroupInStream, Groups } from "./groups.ts";
+import { type HandedOut, takeReturned } from "./hand-out-returned.ts";
 import { PartitionReader } from "./partition-reader.ts";
 import type { Source, SubscriptionAssignment, Wake } from "./subscribe.ts";
 import type { Tails } from "./tail.ts";
@@ -48,6 +50,8 @@ export class GroupSource implements Source {
   readonly #options: GroupSourceOptions;
   readonly #session: string;
   readonly #held = new Map<number, Held>();
+  /** Sent and to be settled, with `autoCommit`. */
+  readonly #returned: HandedOut[] = [];
   readonly #owned = new AsyncDisposableStack();
   #entered = false;
   #changed = true;
@@ -86,13 +90,17 @@ export class GroupSource implements Source {
       wake.call();
     };
     source.#owned.defer(group.members.onChange(changed));
+    source.#owned.defer(group.returned.onChange(wake.call));
     source.#owned.use(await groups.followCommits(group));
     return source;
   }
 
   get syncMs(): number {
-    const { members, record } = this.#group;
+    const { members, record, returned } = this.#group;
     return Math.min(
+      returned.some
+        ? Math.max(0, returned.nextDueMs(new Set(this.#held.keys())) - Date.now())
+        : Number.POSITIVE_INFINITY,
       members.renewMs,
       record.ackWaitMs / 4,
       this.#options.autoCommit ? AUTO_COMMIT_MS : record.ackWaitMs,
@@ -106,7 +114,7 @@ export class GroupSource implements Source {
       this.#changed = true;
     }
     const assignment = this.#changed || performance.now() >= this.#syncAt ? await this.#claim() : undefined;
-    for (const held of this.#held.values()) this.#follow(held);
+    for (const held of this.#held.values()) await this.#follow(held);
     return { readers: [...this.#held.values()].map(({ reader }) => reader), assignment };
   }
 
@@ -116,9 +124,21 @@ export class GroupSource implements Source {
     return Math.max(0, this.#options.maxUncommitted - uncommitted);
   }
 
+  async takeReturned(): Promise<StoredEvent[]> {
+    if (!this.#group.returned.some) return [];
+    const taken = await mapLimit([...this.#held.keys()], PARALLEL, (index) =>
+      takeReturned(this.#group, index, deadlineIn(REQUEST_MS)),
+    );
+    const handedOut = taken.filter((each) => each !== undefined);
+    if (this.#options.autoCommit) this.#returned.push(...handedOut);
+    return handedOut.map(({ event }) => event);
+  }
+
   async sent(): Promise<void> {
     const now = performance.now();
     if (this.#options.autoCommit) {
+      for (const { entry } of this.#returned.splice(0))
+        await this.#group.returned.settle(entry, deadlineIn(REQUEST_MS));
       if (now - this.#committedAt >= AUTO_COMMIT_MS) await this.#commit();
       return;
     }
@@ -134,6 +154,7 @@ export class GroupSource implements Source {
     const { members } = this.#group;
     try {
       if (autoCommit) await this.#commit();
+      else for (const held of this.#held.values()) await this.#countFailures(held);
       if (keepMembership) await members.detach(consumerId, this.#session, deadline);
       else if (this.#entered) await members.leave(consumerId, deadline, this.#session);
     } catch {
@@ -203,7 +224,7 @@ export class GroupSource implements Source {
   }
 
   /** Follows commits that rewind or skip, and sends again what was not committed in time. */
-  #follow(held: Held): void {
+  async #follow(held: Held): Promise<void> {
     const { partition, reader, sent } = held;
     const { resume } = partition;
     if (resume < held.resume || resume > reader.next) {
@@ -213,8 +234,23 @@ export class GroupSource implements Source {
     held.resume = resume;
     while (sent.length > 0 && sent[0]!.upTo <= resume) sent.shift();
     if (sent.length > 0 && performance.now() - sent[0]!.atMs >= this.#group.record.ackWaitMs) {
-      reader.move(resume);
+      await this.#countFailures(held);
+      reader.move(partition.resume);
       sent.length = 0;
+    }
+    const { resume: next } = partition;
+    const end = partition.isLastChance(next) ? next + 1 : Number.POSITIVE_INFINITY;
+    reader.restrict((offset) => partition.isPassed(offset), end);
+  }
+
+  /** What was sent and is not committed was sent in vain. */
+  async #countFailures({ partition, reader }: Held): Promise<void> {
+    if (!partition.place.deadLetters) return;
+    try {
+      await partition.exclusive(() => partition.countFailures(reader.next, deadlineIn(REQUEST_MS)));
+    } catch (error) {
+      if (!(error instanceof ServiceError)) throw error;
+      this.#changed ||= error.code === ErrorCode.NOT_PARTITION_OWNER;
     }
   }
 

@@ -7,10 +7,12 @@ import { type Bucket, type Change, openBucket } from "../jetstream/kv.ts";
 import { encodeToken, GROUPS_BUCKET, groupKey, membersKey, OFFSETS_BUCKET, offsetKey } from "../jetstream/names.ts";
 import { partitionStates } from "../jetstream/partitions.ts";
 import type { StreamRecord } from "./catalog.ts";
+import { type DeadLetterContext, type DeadLetters, deadLettersTo } from "./dead-letters.ts";
 import { Gateways } from "./gateways.ts";
 import { GroupPartition, type OffsetRecord } from "./group-partition.ts";
 import { type GroupUse, GroupUses } from "./group-uses.ts";
 import { Members } from "./members.ts";
+import { type GroupReturned, ReturnedEvents } from "./returned.ts";
 
 /** What may be set of a group in a stream. */
 export interface GroupSettings {
@@ -18,6 +20,10 @@ export interface GroupSettings {
   readonly ackWaitMs: number;
   /** A member that is not heard of for so long loses its partitions. */
   readonly sessionTimeoutMs: number;
+  /** How often an event is handed out at most; goes with `deadLetterStream`. Undefined: until it is committed. */
+  readonly maxDeliveries?: number;
+  /** Takes the events that were handed out so often. */
+  readonly deadLetterStream?: string;
 }
 
 /** A group in a stream, as it is stored. */
@@ -31,11 +37,15 @@ export interface GroupRecord extends GroupSettings {
 
 /** A group in a stream, as this gateway uses it. */
 export interface GroupInStream {
+  readonly js: JetStream;
   readonly group: string;
   /** As it was last seen; whoever holds the group for long brings it up to date. */
   stream: StreamRecord;
   readonly record: GroupRecord;
   readonly members: Members;
+  /** What its consumers have returned. */
+  readonly returned: GroupReturned;
+  readonly deadLetters: DeadLetters | undefined;
   /** A partition in its present epoch. */
   partition(index: number): GroupPartition;
   /** Whether other gateways hand out events of it too, so that what this one remembers may be out of date. */
@@ -50,6 +60,7 @@ export interface GroupsOptions {
   /** Of groups that are created without settings of their own. */
   readonly defaults: GroupSettings;
   readonly log: Logger;
+  readonly deadLetters: Omit<DeadLetterContext, "js" | "log">;
 }
 
 /** How a group begins to read a stream, and what is set of it. */
@@ -74,10 +85,12 @@ export class Groups implements AsyncDisposable {
   readonly #offsets: Bucket<OffsetRecord>;
   readonly #log: Logger;
   readonly #defaults: GroupSettings;
+  readonly #deadLetters: DeadLetterContext;
   readonly #open = new Map<string, OpenGroup>();
   readonly #opening = new Map<string, Promise<OpenGroup | undefined>>();
   readonly #owned = new AsyncDisposableStack();
   #uses!: GroupUses;
+  #returned!: ReturnedEvents;
 
   private constructor(js: JetStream, records: Bucket<unknown>, offsets: Bucket<OffsetRecord>, options: GroupsOptions) {
     this.js = js;
@@ -87,6 +100,7 @@ export class Groups implements AsyncDisposable {
     this.#offsets = offsets;
     this.#log = options.log;
     this.#defaults = options.defaults;
+    this.#deadLetters = { ...options.deadLetters, js, log: options.log };
   }
 
   static async open(js: JetStream, options: GroupsOptions): Promise<Groups> {
@@ -94,6 +108,7 @@ export class Groups implements AsyncDisposable {
     const offsets = await openBucket<OffsetRecord>(js, OFFSETS_BUCKET, options.replicas);
     const groups = new Groups(js, records, offsets, options);
     groups.#uses = groups.#owned.use(await GroupUses.open(records as Bucket<GroupUse>, groups.gateways));
+    groups.#returned = groups.#owned.use(await ReturnedEvents.open(js, options.replicas));
     groups.#owned.use(await groups.#memberships.watch("mem.>", (change) => groups.#membersChanged(change)));
     groups.#owned.use(await groups.#records.watch("rec.>", (change) => groups.#recordChanged(change)));
     return groups;
@@ -129,6 +144,7 @@ export class Groups implements AsyncDisposable {
     const { group, stream } = open;
     for (let index = 0; index < stream.partitions; index++) await open.partition(index).remove(deadline);
     await this.#offsets.purge(`${encodeToken(group)}.${stream.id}.*`, deadline);
+    await this.#returned.forgetGroup(group, stream.id, deadline);
     await this.#records.purge(`use.${encodeToken(group)}.${stream.id}.*`, deadline);
     // Deleted, not purged: other gateways are told.
     await this.#records.delete(membersKey(group, stream.id), deadline);
@@ -141,6 +157,7 @@ export class Groups implements AsyncDisposable {
     for (const kind of ["rec.*", "mem.*"]) await this.#records.purge(`${kind}.${stream.id}`, deadline);
     await this.#records.purge(`use.*.${stream.id}.*`, deadline);
     await this.#offsets.purge(`*.${stream.id}.*`, deadline);
+    await this.#returned.forgetStream(stream.id, deadline);
     for (const [key, open] of this.#open) if (open.stream.id === stream.id) this.#open.delete(key);
   }
 
@@ -225,7 +242,8 @@ export class Groups implements AsyncDisposable {
     await members.reload(deadline);
     const present = this.#open.get(key);
     if (present) return present;
-    const open = new OpenGroup(this.js, this.#offsets, record, stream, members, others);
+    const returned = this.#returned.of(group, stream.id);
+    const open = new OpenGroup(this.#deadLetters, this.#offsets, record, stream, members, returned, others);
     this.#open.set(key, open);
     return open;
   }
@@ -254,31 +272,42 @@ export class Groups implements AsyncDisposable {
 
   #recordChanged({ key, value }: Change<GroupRecord>): void {
     if (value) this.#open.get(key)?.adopt(value);
-    else this.#open.delete(key);
+    else {
+      const open = this.#open.get(key);
+      if (open) this.#returned.dropGroup(open.group, open.stream.id);
+      this.#open.delete(key);
+    }
   }
 }
 
 class OpenGroup implements GroupInStream {
+  readonly js: JetStream;
   readonly group: string;
   readonly members: Members;
+  readonly returned: GroupReturned;
+  readonly deadLetters: DeadLetters | undefined;
   readonly others: Set<string>;
   stream: StreamRecord;
   record: GroupRecord;
   turn = 0;
   sweptAt = Number.NEGATIVE_INFINITY;
-  readonly #js: JetStream;
   readonly #offsets: Bucket<OffsetRecord>;
   readonly #partitions: GroupPartition[] = [];
 
   constructor(
-    js: JetStream,
+    context: DeadLetterContext,
     offsets: Bucket<OffsetRecord>,
     record: GroupRecord,
     stream: StreamRecord,
     members: Members,
+    returned: GroupReturned,
     others: Set<string>,
   ) {
-    this.#js = js;
+    this.js = context.js;
+    this.returned = returned;
+    const { maxDeliveries, deadLetterStream } = record;
+    if (maxDeliveries !== undefined && deadLetterStream !== undefined)
+      this.deadLetters = deadLettersTo(context, record.group, stream, { maxDeliveries, deadLetterStream });
     this.#offsets = offsets;
     this.record = record;
     this.group = record.group;
@@ -305,7 +334,7 @@ class OpenGroup implements GroupInStream {
     const streamed = owner !== undefined && this.members.isStreaming(owner);
     let partition = this.#partitions[index];
     if (partition?.place.epoch !== epoch || partition.place.streamed !== streamed) {
-      partition = new GroupPartition(this.#js, this.#offsets, {
+      partition = new GroupPartition(this.js, this.#offsets, {
         group: this.group,
         stream: this.stream.name,
         partition: index,
@@ -315,6 +344,7 @@ class OpenGroup implements GroupInStream {
         key: offsetKey(this.group, this.stream.id, index),
         start: this.record.start[index] ?? 0,
         ackWaitMs: this.record.ackWaitMs,
+        deadLetters: this.deadLetters,
       });
       this.#partitions[index] = partition;
     }

@@ -26,6 +26,10 @@ export class PartitionReader {
   /** Read from the storage and not taken. */
   #ahead: StoredEvent[] = [];
   #reading = false;
+  /** Offsets that are passed over. */
+  #isPassed: (offset: number) => boolean = () => false;
+  /** Nothing from this offset on is taken for now. */
+  #end = Number.POSITIVE_INFINITY;
   /** Grows when the reader is moved: what was read before is void. */
   #moves = 0;
   #failure: unknown;
@@ -56,6 +60,12 @@ export class PartitionReader {
     return Math.max(0, this.#tail.end - this.#next);
   }
 
+  /** Takes nothing of the offsets for which `isPassed` holds, and for now nothing from `end` on. */
+  restrict(isPassed: (offset: number) => boolean, end: number): void {
+    this.#isPassed = isPassed;
+    this.#end = end;
+  }
+
   /** Goes on at another offset. */
   move(offset: number): void {
     this.#moves++;
@@ -71,9 +81,10 @@ export class PartitionReader {
    */
   take(take: (event: StoredEvent) => boolean): void {
     if (this.#failure !== undefined) throw this.#failure;
+    const takes = (event: StoredEvent) => event.offset < this.#end && (this.#isPassed(event.offset) || take(event));
     let taken = 0;
     for (const event of this.#ahead) {
-      if (!take(event)) break;
+      if (!takes(event)) break;
       this.#next = event.offset + 1;
       taken++;
     }
@@ -81,7 +92,7 @@ export class PartitionReader {
     if (this.#ahead.length > 0) return;
     if (this.#next < this.#tail.start) return void this.#readOn();
     for (const event of this.#tail.from(this.#next)) {
-      if (!take(event)) return;
+      if (!takes(event)) return;
       this.#next = event.offset + 1;
     }
   }

@@ -10,6 +10,7 @@ import { type Claim, claim, type Reader } from "./claim.ts";
 import { decodeEvent, eventBytes } from "./decode.ts";
 import type { GroupPartition } from "./group-partition.ts";
 import type { GroupInStream, Groups } from "./groups.ts";
+import { type HandedOut, putBack, takeReturned } from "./hand-out-returned.ts";
 
 export interface PollOptions {
   readonly reader: Reader;
@@ -87,7 +88,11 @@ export async function poll(
       await run.take();
       const waitUntil = deadlineIn(waitMs);
       // A member renews its lease while it waits, and learns what others leave to it.
-      const until = reader.member ? Math.min(waitUntil, deadlineIn(group.members.renewMs)) : waitUntil;
+      const until = Math.min(
+        waitUntil,
+        run.returnedDue(),
+        reader.member ? deadlineIn(group.members.renewMs) : waitUntil,
+      );
       while (run.events.length === 0 && msLeft(until) > 0 && !changes.signal.aborted) {
         const came = await run.wait(until, changes.signal);
         deadline = deadlineIn(workMs);
@@ -121,7 +126,11 @@ class Changes {
       if (each.aborted) this.#end();
       else each.addEventListener("abort", this.#end, { once: true });
     }
-    this.#unlisten = [group.members.onChange(this.#end), catalog.onChange(group.stream.name, this.#end)];
+    this.#unlisten = [
+      group.members.onChange(this.#end),
+      group.returned.onChange(this.#end),
+      catalog.onChange(group.stream.name, this.#end),
+    ];
     if (group.members.state !== state) this.#end();
   }
 
@@ -152,7 +161,10 @@ async function seek(
   const cut = polled.find((state) => offset < state.startOffset);
   if (cut) throw invalidOffset(`offset ${offset} is below startOffset ${cut.startOffset} of ${name}/${cut.partition}`);
   await mapLimit(partitions, PARALLEL, (partition, index) =>
-    partition.exclusive(() => partition.seek(Math.min(offset, polled[index]!.endOffset), deadline)),
+    partition.exclusive(async () => {
+      await partition.seek(Math.min(offset, polled[index]!.endOffset), deadline);
+      await group.returned.drop(partition.place.partition, 0, deadline);
+    }),
   );
 }
 
@@ -163,6 +175,8 @@ class Poll {
   readonly #options: PollOptions;
   /** Everything taken for this poll, filtered out or not, by place among the polled partitions. */
   readonly #taken: Delivered[][];
+  /** Returned events, each the only one of its partition in this answer. */
+  readonly #returned = new Map<number, HandedOut>();
   /** Place of the partition that the next round begins with. */
   #turn: number;
   /** Position and lag of a partition are as of this poll. */
@@ -191,8 +205,46 @@ class Poll {
   /** Takes what is there, in rounds over the partitions that may have more, until nothing is or enough is taken. */
   async take(deadline = this.#deadline): Promise<void> {
     this.#deadline = deadline;
+    if (this.#group.returned.some) await this.#takeReturned(this.#group.returned.inTurn);
+    await this.#takeNext();
+    if (this.events.length === 0 && this.#group.returned.some) await this.#takeReturned(() => true);
+    this.#sort();
+  }
+
+  /** When the next returned event is due. */
+  returnedDue(): Deadline {
+    if (!this.#group.returned.some) return Number.POSITIVE_INFINITY;
+    const dueMs = this.#group.returned.nextDueMs(new Set(this.#partitions.map(({ place }) => place.partition)));
+    return deadlineIn(Math.max(0, dueMs - Date.now()));
+  }
+
+  /** Takes the returned event that is due from every partition that gives nothing else and for which `has` holds. */
+  async #takeReturned(has: (partition: number) => boolean): Promise<void> {
+    const { limit, filter, signal } = this.#options;
+    for (const [
+      place,
+      {
+        place: { partition },
+      },
+    ] of this.#partitions.entries()) {
+      if (this.events.length >= limit || signal.aborted) return;
+      if (this.#taken[place]!.length > 0 || this.#returned.has(place) || !has(partition)) continue;
+      const next = await takeReturned(this.#group, partition, this.#deadline);
+      if (!next) continue;
+      if (filter && !filter(next.event)) await this.#group.returned.settle(next.entry, this.#deadline);
+      else {
+        this.#returned.set(place, next);
+        this.events.push(next.event);
+        this.#bytes += eventBytes(next.event);
+      }
+    }
+  }
+
+  async #takeNext(): Promise<void> {
     const count = this.#partitions.length;
-    let open = range(count).map((i) => (this.#turn + i) % count);
+    let open = range(count)
+      .map((i) => (this.#turn + i) % count)
+      .filter((place) => !this.#returned.has(place));
     let lanes = 0;
     while (open.length > 0 && !this.#enough()) {
       const wanted = this.#options.limit - this.events.length;
@@ -204,7 +256,6 @@ class Poll {
       const more = await Promise.all(asked.map((place, i) => this.#takeFrom(place, shares[i]!, maxBytes)));
       open = [...open.slice(lanes), ...asked.filter((_, i) => more[i])];
     }
-    this.#sort();
   }
 
   /** Waits until some partition has an event. @returns whether one came. */
@@ -218,7 +269,8 @@ class Poll {
         const result = await partition.wait(Math.max(1, Math.ceil(msLeft(until))), over.signal);
         if (result.messages.length > 0 || result.end !== "empty") stop();
         // What comes a second time comes with all that followed it: the next round takes it in order.
-        if (result.end === "lost" || partition.isRepeat(result.messages)) partition.forgetHandedOut();
+        if (result.end === "lost") partition.forgetHandedOut();
+        else if (partition.isRepeat(result.messages)) partition.noteRepeat();
         else if (result.messages.length > 0)
           await partition.exclusive(async () => this.#accept(place, result.messages, result.end));
         return result.messages.length > 0 || result.end !== "empty";
@@ -239,6 +291,10 @@ class Poll {
    */
   async commit(): Promise<void> {
     const failures: unknown[] = [];
+    for (const { entry } of this.#returned.values()) {
+      await this.#group.returned.settle(entry, this.#deadline);
+      this.#committed = true;
+    }
     await mapLimit(this.#partitions, PARALLEL, async (partition, place) => {
       const last = this.#taken[place]!.at(-1);
       if (!last) return;
@@ -284,7 +340,7 @@ class Poll {
         }),
       )
       .filter((_, place) => !this.#leftOut.has(place));
-    const last = this.events.at(-1);
+    const last = this.events.findLast(({ deliveryAttempt }) => deliveryAttempt === undefined);
     return {
       events: this.events,
       partitions,
@@ -296,6 +352,9 @@ class Poll {
   }
 
   async giveBack(): Promise<void> {
+    const returned = [...this.#returned.values()];
+    this.#returned.clear();
+    await Promise.all(returned.map((each) => putBack(this.#group, each, this.#deadline)));
     await Promise.all(
       this.#partitions.map(async (partition, place) => {
         const messages = this.#taken[place]!.splice(0);
@@ -326,7 +385,7 @@ class Poll {
     const { filter, limit, maxBytes } = this.#options;
     for (const [i, message] of messages.entries()) {
       const event = decodeEvent(partition.place.partition, message);
-      if (!filter || filter(event)) {
+      if (!partition.isPassed(event.offset) && (!filter || filter(event))) {
         const bytes = eventBytes(event);
         if (this.events.length >= limit || (this.events.length > 0 && this.#bytes + bytes > maxBytes)) {
           this.#full = true;

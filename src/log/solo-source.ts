@@ -1,5 +1,6 @@
 import { type Deadline, deadlineIn } from "../domain/deadline.ts";
 import { invalidOffset, partitionNotFound } from "../domain/errors.ts";
+import type { StoredEvent } from "../domain/event.ts";
 import { mapLimit } from "../domain/map-limit.ts";
 import type { Position } from "../domain/position.ts";
 import type { JetStream } from "../jetstream/connection.ts";
@@ -93,6 +94,10 @@ export class SoloSource implements Source {
 
   room(): number {
     return Number.POSITIVE_INFINITY;
+  }
+
+  async takeReturned(): Promise<StoredEvent[]> {
+    return [];
   }
 
   async sent(): Promise<void> {}

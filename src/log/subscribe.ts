@@ -45,6 +45,8 @@ export interface Source extends AsyncDisposable {
   readonly syncMs: number;
   /** How many more events may be sent now. */
   room(): number;
+  /** Returned events that are due, to be sent apart from what the readers give. */
+  takeReturned(): Promise<StoredEvent[]>;
   /** All that the readers have given has reached the caller's connection. */
   sent(): Promise<void>;
   readonly hasPositions: boolean;
@@ -97,6 +99,12 @@ export async function* subscribe(
       if (draining.aborted) throw unavailable("this gateway is stopping: subscribe again");
       if (catalog.known(stream.name)?.id !== stream.id) throw streamNotFound(stream.name);
       const { readers, assignment } = await source.sync();
+      const returned = await source.takeReturned();
+      if (returned.length > 0) {
+        heartbeatAt = deadlineIn(heartbeatMs);
+        yield { events: returned, assignment: undefined, caughtUp: false, heartbeat: false, positions: undefined };
+        await source.sent();
+      }
       const behind = readers.some((reader) => reader.behind > options.limit);
       const { events, more } = take(readers, turn++, Math.min(options.limit, source.room()), options);
       if (behind) caughtUp = false;

@@ -18,9 +18,11 @@ import { type Position, parsePosition } from "../domain/position.ts";
 import { parseResumeToken } from "../domain/resume-token.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import type { Catalog, StreamRecord } from "../log/catalog.ts";
-import { type CommitEntry, type Committer, commit } from "../log/commit.ts";
+import { commit } from "../log/commit.ts";
+import type { Committer, EventPlace } from "../log/group-places.ts";
 import { GroupSource } from "../log/group-source.ts";
 import type { Groups } from "../log/groups.ts";
+import { type Nacked, type NackOptions, nack } from "../log/nack.ts";
 import { type PollResult, poll } from "../log/poll.ts";
 import { type ReadResult, readPartition, type StartOffset } from "../log/read.ts";
 import { SoloSource } from "../log/solo-source.ts";
@@ -156,10 +158,17 @@ export class Consumer {
   }
 
   /** Stores what a group has processed. @throws ServiceError. */
-  async commit(group: string, entries: readonly CommitEntry[], by: Committer, deadline: Deadline): Promise<void> {
+  async commit(group: string, entries: readonly EventPlace[], by: Committer, deadline: Deadline): Promise<void> {
     checkGroupName("consumerGroup", group);
     if (by.memberId !== undefined) checkGroupName("consumerId", by.memberId);
     await commit(this.#catalog, this.#groups, group, entries, by, deadline);
+  }
+
+  /** Takes back what a group could not process. @throws ServiceError. */
+  async nack(group: string, entries: readonly EventPlace[], options: NackOptions): Promise<Nacked[]> {
+    checkGroupName("consumerGroup", group);
+    if (options.by.memberId !== undefined) checkGroupName("consumerId", options.by.memberId);
+    return nack(this.#catalog, this.#groups, group, entries, options);
   }
 
   #filter(text: string | undefined): Filter | undefined {

@@ -14,6 +14,7 @@ const Tag = {
   DATA: (7 << 3) | WireType.LengthDelimited,
   CONTENT_TYPE: (8 << 3) | WireType.LengthDelimited,
   HEADERS: (9 << 3) | WireType.LengthDelimited,
+  DELIVERY_ATTEMPT: (10 << 3) | WireType.Varint,
   FIRST: (1 << 3) | WireType.LengthDelimited,
   SECOND: (2 << 3) | WireType.LengthDelimited,
   SECONDS: (1 << 3) | WireType.Varint,
@@ -72,4 +73,5 @@ function writeEvent(out: ProtoWriter, event: StoredEvent): void {
         out.text(Tag.SECOND, value);
       });
     }
+  if (event.deliveryAttempt !== undefined) out.number(Tag.DELIVERY_ATTEMPT, event.deliveryAttempt);
 }

@@ -237,6 +237,7 @@ export function messageOf(event: StoredEvent, format: PayloadFormat): Event {
     timestamp: timestampFromMs(event.timestampMs) as Timestamp,
   });
   if (event.key !== undefined) message.key = event.key;
+  if (event.deliveryAttempt !== undefined) message.deliveryAttempt = event.deliveryAttempt;
   if (event.headers) for (const [name, value] of event.headers) defineEntry(message.headers, name, value);
   const value =
     format === PayloadFormat.DATA || event.contentType !== JSON_TYPE ? undefined : valueOfJson(event.payload);

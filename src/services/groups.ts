@@ -2,10 +2,14 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
 import type { ServiceImpl } from "@connectrpc/connect";
 import {
+  type CommitRequest,
   CommitStatus,
   type ConsumerGroupSchema,
   type ConsumerGroupService,
   ConsumerGroupState,
+  NackOutcome,
+  type NackRequest,
+  type PartitionOffset,
   type SeekRequest,
 } from "../../gen/millrace/v1/consumers_pb.js";
 import { DeleteStatus } from "../../gen/millrace/v1/streams_pb.js";
@@ -15,6 +19,7 @@ import { ownedBy } from "../domain/membership.ts";
 import { type Position, parsePosition } from "../domain/position.ts";
 import type { Catalog } from "../log/catalog.ts";
 import { createGroup, describeGroup, type GroupDescription, seekGroup, streamsOf } from "../log/group-admin.ts";
+import type { Committer, EventPlace } from "../log/group-places.ts";
 import type { GroupInStream, GroupSettings, Groups } from "../log/groups.ts";
 import { type Consumer, checkGroupName } from "./consumer.ts";
 import { deadlineOf } from "./deadline.ts";
@@ -41,12 +46,19 @@ export function groupService(
       checkGroupName("consumerGroup", consumerGroup);
       const deadline = deadlineOf(context, ADMIN_TIMEOUT_MS);
       const start = request.offset ? parsePosition(request.offset) : "earliest";
-      const { ackWait, sessionTimeout } = request.config ?? {};
+      const { ackWait, sessionTimeout, maxDeliveries, deadLetterStream } = request.config ?? {};
+      if ((maxDeliveries === undefined) !== (deadLetterStream === undefined))
+        throw invalidArgument("config.maxDeliveries", "goes with config.deadLetterStream, and it with maxDeliveries");
+      if (deadLetterStream === request.stream)
+        throw invalidArgument("config.deadLetterStream", "must be another stream than the one that is read");
       const settings: Partial<GroupSettings> = {
         ...(ackWait === undefined ? {} : { ackWaitMs: ackWait }),
         ...(sessionTimeout === undefined ? {} : { sessionTimeoutMs: sessionTimeout }),
+        ...(maxDeliveries === undefined ? {} : { maxDeliveries }),
+        ...(deadLetterStream === undefined ? {} : { deadLetterStream }),
       };
       const stream = await catalog.find(request.stream, deadline);
+      if (deadLetterStream !== undefined) await catalog.findOrCreate(deadLetterStream, stream, deadline);
       const { open, created } = await createGroup(groups, consumerGroup, stream, start, settings, deadline);
       if (!created && !has(open, settings))
         throw new ServiceError(
@@ -134,20 +146,47 @@ export function groupService(
     },
 
     async commit(request, context) {
-      const entries = request.offsets.map(({ stream, partition, offset }, index) => {
-        const place = Number(offset);
-        if (place < 0 || !Number.isSafeInteger(place))
-          throw invalidOffset(`offsets[${index}].offset ${offset} is not a whole number from 0 below 2^53`);
-        return { stream, partition, offset: place };
-      });
-      const { consumerId: memberId, generation } = request;
-      if (generation !== undefined && memberId === undefined)
-        throw invalidArgument("generation", "goes with consumerId");
-      const by = { memberId, generation: generation === undefined ? undefined : Number(generation) };
-      await consumer.commit(request.consumerGroup, entries, by, deadlineOf(context));
+      const entries = placesOf("offsets", request.offsets);
+      await consumer.commit(request.consumerGroup, entries, committerOf(request), deadlineOf(context));
       return { status: CommitStatus.COMMITTED, committedOffsets: request.offsets };
     },
+
+    async nack(request, context) {
+      const results = await consumer.nack(request.consumerGroup, placesOf("events", request.events), {
+        delayMs: request.delay ?? 0,
+        reason: request.reason,
+        by: committerOf(request),
+        deadline: deadlineOf(context),
+      });
+      return {
+        events: results.map(({ place, outcome, deliveries }) => ({
+          stream: place.stream,
+          partition: place.partition,
+          offset: BigInt(place.offset),
+          outcome: OUTCOMES[outcome],
+          deliveries,
+        })),
+      };
+    },
   };
+}
+
+const OUTCOMES = { returned: NackOutcome.RETURNED, deadLettered: NackOutcome.DEAD_LETTERED } as const;
+
+/** @throws ServiceError INVALID_OFFSET. */
+function placesOf(field: string, offsets: readonly PartitionOffset[]): EventPlace[] {
+  return offsets.map(({ stream, partition, offset }, index) => {
+    const place = Number(offset);
+    if (place < 0 || !Number.isSafeInteger(place))
+      throw invalidOffset(`${field}[${index}].offset ${offset} is not a whole number from 0 below 2^53`);
+    return { stream, partition, offset: place };
+  });
+}
+
+/** @throws ServiceError INVALID_ARGUMENT for a generation that nobody is named with. */
+function committerOf({ consumerId: memberId, generation }: CommitRequest | NackRequest): Committer {
+  if (generation !== undefined && memberId === undefined) throw invalidArgument("generation", "goes with consumerId");
+  return { memberId, generation: generation === undefined ? undefined : Number(generation) };
 }
 
 /** @throws ServiceError INVALID_ARGUMENT, INVALID_OFFSET. */
@@ -186,7 +225,12 @@ function streamMessage({ record, state, generation, members, partitions }: Group
     stream: record.stream,
     state: STATES[state],
     generation: BigInt(generation),
-    config: { ackWait: record.ackWaitMs, sessionTimeout: record.sessionTimeoutMs },
+    config: {
+      ackWait: record.ackWaitMs,
+      sessionTimeout: record.sessionTimeoutMs,
+      ...(record.maxDeliveries === undefined ? {} : { maxDeliveries: record.maxDeliveries }),
+      ...(record.deadLetterStream === undefined ? {} : { deadLetterStream: record.deadLetterStream }),
+    },
     createdAt: timestampFromMs(record.createdAtMs),
     lag: BigInt(partitions.reduce((sum, { lag }) => sum + lag, 0)),
     members: members.map((member) => ({
@@ -205,6 +249,7 @@ function streamMessage({ record, state, generation, members, partitions }: Group
       endOffset: BigInt(each.endOffset),
       lag: BigInt(each.lag),
       lagSeconds: each.lagMs / 1000,
+      returned: BigInt(each.returned),
     })),
   };
 }

@@ -89,6 +89,7 @@ const isValue = (event: StoredEvent, asData: boolean): boolean => !asData && eve
 function eventHead(event: StoredEvent, asData: boolean): string {
   let text = `{"eventId":${quote(event.eventId)},"partition":${event.partition},"offset":${event.offset},"timestamp":"${isoTime(event.timestampMs)}"`;
   if (event.key !== undefined) text += `,"key":${quote(event.key)}`;
+  if (event.deliveryAttempt !== undefined) text += `,"deliveryAttempt":${event.deliveryAttempt}`;
   if (event.headers) {
     text += ',"headers":{';
     let first = true;

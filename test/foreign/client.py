@@ -683,6 +683,10 @@ def _(client):
     equal((described.lag, len(described.streams[0].members)), (0, 2), "lag and members")
     listed = client.groups.ListConsumerGroups(consumers_pb2.ListConsumerGroupsRequest(prefix=group)).consumer_groups
     equal([(each.consumer_group, each.members) for each in listed], [(group, 2)], "the list")
+    client.publish(name, json=4, partition=0)
+    place = consumers_pb2.PartitionOffset(stream=name, partition=0, offset=2)
+    nacked = client.groups.Nack(consumers_pb2.NackRequest(consumer_group=group, events=[place], reason="no")).events
+    equal([(e.offset, e.outcome) for e in nacked], [(2, consumers_pb2.NACK_OUTCOME_RETURNED)], "what becomes of it")
     leave = consumers_pb2.LeaveRequest(consumer_group=group, consumer_id="b")
     equal(list(client.groups.Leave(leave).streams), [name], "streams")
     client.groups.DeleteConsumerGroup(consumers_pb2.DeleteConsumerGroupRequest(consumer_group=group))

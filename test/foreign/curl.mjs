@@ -129,6 +129,9 @@ async function checkRoutes({ label, flags, version }, url, routes, temp) {
     const described = await call("GET", path, 200);
     equal([described.lag, described.streams[0].members.length], [1, 1], "lag and members");
     equal((await call("GET", `/api/v1/consumers?prefix=${group}`, 200)).consumerGroups.length, 1, "groups listed");
+    const place = { stream: name, partition: 0, offset: 2 };
+    const { events } = await call("POST", `${path}/nack`, 200, { events: [place], delay: 60_000, reason: "no" });
+    equal(events, [{ ...place, outcome: "returned", deliveries: 1 }], "what becomes of it");
     equal((await call("POST", `${path}/leave`, 200, { consumerId: "a" })).streams, [name], "streams left");
     equal((await call("DELETE", path, 200)).status, "deleted", "status");
     refusal(await call("GET", path, 404), 1003, "CONSUMER_GROUP_NOT_FOUND");

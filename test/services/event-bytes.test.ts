@@ -22,6 +22,7 @@ function events(): StoredEvent[] {
     headers: pick([undefined, [], [["a", ""]], texts.map((text, i) => [`${i}${text}`, text] as const)]),
     payload: Buffer.alloc(pick([0, 1, 127, 128, 5000, 300_000]), 7),
     contentType: pick(["application/json", "text/plain"]),
+    deliveryAttempt: pick([undefined, 2, 127, 128, 2 ** 31 - 1]),
   }));
 }
 

@@ -46,6 +46,7 @@ export interface Api extends AsyncDisposable {
   poll(streamName: string, consumerGroup: string, request?: PollOptions, options?: CallOptions): Promise<PollAnswer>;
   readPartition(streamName: string, partition: number, request?: ReadOptions): Promise<ReadAnswer>;
   commit(consumerGroup: string, offsets: readonly CommitEntry[], more?: CommitOptions): Promise<CommitAnswer>;
+  nack(consumerGroup: string, events: readonly CommitEntry[], more?: NackOptions): Promise<NackAnswer>;
   createConsumerGroup(consumerGroup: string, stream: string, more?: NewGroup): Promise<GroupInfo>;
   listConsumerGroups(request?: ListGroupsRequest): Promise<GroupList>;
   getConsumerGroup(consumerGroup: string, stream?: string): Promise<GroupInfo>;
@@ -181,6 +182,7 @@ export interface StoredEvent {
   data?: Uint8Array;
   contentType?: string;
   headers?: Record<string, string>;
+  deliveryAttempt?: number;
 }
 export interface PollAnswer {
   events: StoredEvent[];
@@ -215,9 +217,18 @@ export interface CommitAnswer {
   status: string;
   committedOffsets: CommitEntry[];
 }
+export interface NackOptions extends CommitOptions {
+  delay?: number;
+  reason?: string;
+}
+export interface NackAnswer {
+  events: (CommitEntry & { outcome: string; deliveries: number })[];
+}
 export interface GroupConfig {
   ackWait?: number;
   sessionTimeout?: number;
+  maxDeliveries?: number;
+  deadLetterStream?: string;
 }
 export interface NewGroup {
   offset?: string | number;
@@ -265,6 +276,7 @@ export interface GroupPartition {
   endOffset: number;
   lag: number;
   lagSeconds: number;
+  returned: number;
 }
 export interface SeekTarget {
   offset?: string | number;
@@ -537,6 +549,9 @@ class RestApi implements Api {
   commit(consumerGroup: string, offsets: readonly CommitEntry[], more: CommitOptions = {}): Promise<CommitAnswer> {
     return this.#call("POST", `${groupPath(consumerGroup)}/commit`, undefined, { offsets, ...more });
   }
+  nack(consumerGroup: string, events: readonly CommitEntry[], more: NackOptions = {}): Promise<NackAnswer> {
+    return this.#call("POST", `${groupPath(consumerGroup)}/nack`, undefined, { events, ...more });
+  }
   createConsumerGroup(consumerGroup: string, stream: string, more: NewGroup = {}): Promise<GroupInfo> {
     return this.#call("POST", "/consumers", undefined, { consumerGroup, stream, ...textOffset(more) });
   }
@@ -799,6 +814,9 @@ class RpcApi implements Api {
   }
   commit(consumerGroup: string, offsets: readonly CommitEntry[], more: CommitOptions = {}): Promise<CommitAnswer> {
     return this.#call(ConsumerGroupService.method.commit, { consumerGroup, offsets, ...more });
+  }
+  nack(consumerGroup: string, events: readonly CommitEntry[], more: NackOptions = {}): Promise<NackAnswer> {
+    return this.#call(ConsumerGroupService.method.nack, { consumerGroup, events, ...more });
   }
   async createConsumerGroup(consumerGroup: string, stream: string, more?: NewGroup): Promise<GroupInfo> {
     const request = { consumerGroup, stream, ...textOffset(more) };

@@ -16,17 +16,19 @@ export interface Log extends AsyncDisposable {
 
 export async function openLog(url: string, ackWaitMs = 30_000): Promise<Log> {
   const js = await connectJetStream({ url, log: logger });
-  const groups = await Groups.open(js, {
+  const appender = new Appender(js);
+  const groups: Groups = await Groups.open(js, {
     replicas: 1,
     defaults: { ackWaitMs, sessionTimeoutMs: 30_000 },
     log: logger,
+    deadLetters: { appender, findStream: (name, deadline) => catalog.find(name, deadline) },
   });
-  const catalog = await Catalog.open(js, 1, (stream, deadline) => groups.forgetStream(stream, deadline));
+  const catalog: Catalog = await Catalog.open(js, 1, (stream, deadline) => groups.forgetStream(stream, deadline));
   return {
     js,
     groups,
     catalog,
-    appender: new Appender(js),
+    appender,
     async [Symbol.asyncDispose]() {
       await catalog[Symbol.asyncDispose]();
       await groups[Symbol.asyncDispose]();

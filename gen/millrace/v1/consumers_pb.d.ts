@@ -60,7 +60,8 @@ export declare type CommitRequest = Message<"millrace.v1.CommitRequest"> & {
   consumerGroup: string;
 
   /**
-   * One entry for each partition.
+   * One entry for each partition. An entry that names a returned event (see Nack) says that this one is done, and
+   * moves nothing; there may be any number of those.
    *
    * @generated from field: repeated millrace.v1.PartitionOffset offsets = 2;
    */
@@ -133,6 +134,22 @@ export declare type ConsumerGroupConfig = Message<"millrace.v1.ConsumerGroupConf
    * @generated from field: optional int32 session_timeout = 2;
    */
   sessionTimeout?: number | undefined;
+
+  /**
+   * How often an event is handed out at most, 1 to 100; after that it goes to `dead_letter_stream`, which it needs.
+   * Without it, an event comes again until it is committed.
+   *
+   * @generated from field: optional int32 max_deliveries = 3;
+   */
+  maxDeliveries?: number | undefined;
+
+  /**
+   * The stream that takes events which were handed out `max_deliveries` times; goes with it. A missing one is created
+   * with the source's partitions and replication. Not the source itself.
+   *
+   * @generated from field: optional string dead_letter_stream = 4;
+   */
+  deadLetterStream?: string | undefined;
 };
 
 /**
@@ -570,6 +587,13 @@ export declare type ConsumerGroupPartition = Message<"millrace.v1.ConsumerGroupP
    * @generated from field: double lag_seconds = 8;
    */
   lagSeconds: number;
+
+  /**
+   * Events that were returned, passed their place, and are not done.
+   *
+   * @generated from field: int64 returned = 9;
+   */
+  returned: bigint;
 };
 
 /**
@@ -577,6 +601,129 @@ export declare type ConsumerGroupPartition = Message<"millrace.v1.ConsumerGroupP
  * Use `create(ConsumerGroupPartitionSchema)` to create a new message.
  */
 export declare const ConsumerGroupPartitionSchema: GenMessage<ConsumerGroupPartition>;
+
+/**
+ * Events that a consumer could not process.
+ *
+ * @generated from message millrace.v1.NackRequest
+ */
+export declare type NackRequest = Message<"millrace.v1.NackRequest"> & {
+  /**
+   * The group.
+   *
+   * @generated from field: string consumer_group = 1;
+   */
+  consumerGroup: string;
+
+  /**
+   * The events, by their places. None may be committed already.
+   *
+   * @generated from field: repeated millrace.v1.PartitionOffset events = 2;
+   */
+  events: PartitionOffset[];
+
+  /**
+   * Milliseconds after which they are handed out again, 0 to 86400000; default 0.
+   *
+   * @generated from field: optional int32 delay = 3;
+   */
+  delay?: number | undefined;
+
+  /**
+   * Why; kept in the header of a dead letter.
+   *
+   * @generated from field: optional string reason = 4;
+   */
+  reason?: string | undefined;
+
+  /**
+   * The member that returns them.
+   *
+   * @generated from field: optional string consumer_id = 5;
+   */
+  consumerId?: string | undefined;
+
+  /**
+   * The generation that the member was given with the events.
+   *
+   * @generated from field: optional int64 generation = 6;
+   */
+  generation?: bigint | undefined;
+};
+
+/**
+ * Describes the message millrace.v1.NackRequest.
+ * Use `create(NackRequestSchema)` to create a new message.
+ */
+export declare const NackRequestSchema: GenMessage<NackRequest>;
+
+/**
+ * The events are kept.
+ *
+ * @generated from message millrace.v1.NackResponse
+ */
+export declare type NackResponse = Message<"millrace.v1.NackResponse"> & {
+  /**
+   * In the order of the request.
+   *
+   * @generated from field: repeated millrace.v1.NackedEvent events = 1;
+   */
+  events: NackedEvent[];
+};
+
+/**
+ * Describes the message millrace.v1.NackResponse.
+ * Use `create(NackResponseSchema)` to create a new message.
+ */
+export declare const NackResponseSchema: GenMessage<NackResponse>;
+
+/**
+ * A returned event.
+ *
+ * @generated from message millrace.v1.NackedEvent
+ */
+export declare type NackedEvent = Message<"millrace.v1.NackedEvent"> & {
+  /**
+   * The stream's name.
+   *
+   * @generated from field: string stream = 1;
+   */
+  stream: string;
+
+  /**
+   * The partition's number.
+   *
+   * @generated from field: int32 partition = 2;
+   */
+  partition: number;
+
+  /**
+   * Its offset.
+   *
+   * @generated from field: int64 offset = 3;
+   */
+  offset: bigint;
+
+  /**
+   * What becomes of it.
+   *
+   * @generated from field: millrace.v1.NackOutcome outcome = 4;
+   */
+  outcome: NackOutcome;
+
+  /**
+   * How often it has been handed out.
+   *
+   * @generated from field: int32 deliveries = 5;
+   */
+  deliveries: number;
+};
+
+/**
+ * Describes the message millrace.v1.NackedEvent.
+ * Use `create(NackedEventSchema)` to create a new message.
+ */
+export declare const NackedEventSchema: GenMessage<NackedEvent>;
 
 /**
  * Which group to remove.
@@ -931,6 +1078,39 @@ export enum ConsumerGroupState {
 export declare const ConsumerGroupStateSchema: GenEnum<ConsumerGroupState>;
 
 /**
+ * What becomes of a returned event.
+ *
+ * @generated from enum millrace.v1.NackOutcome
+ */
+export enum NackOutcome {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: NACK_OUTCOME_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * It is handed out again.
+   *
+   * @generated from enum value: NACK_OUTCOME_RETURNED = 1;
+   */
+  RETURNED = 1,
+
+  /**
+   * It is in the dead-letter stream.
+   *
+   * @generated from enum value: NACK_OUTCOME_DEAD_LETTERED = 2;
+   */
+  DEAD_LETTERED = 2,
+}
+
+/**
+ * Describes the enum millrace.v1.NackOutcome.
+ */
+export declare const NackOutcomeSchema: GenEnum<NackOutcome>;
+
+/**
  * Keeps what consumer groups have processed, and lets operators see and move them.
  *
  * @generated from service millrace.v1.ConsumerGroupService
@@ -1015,6 +1195,17 @@ export declare const ConsumerGroupService: GenService<{
     methodKind: "unary";
     input: typeof CommitRequestSchema;
     output: typeof CommitResponseSchema;
+  },
+  /**
+   * Returns events that could not be processed. Each passes its place, is handed out again by itself after the delay,
+   * and ends in the group's dead-letter stream when it has been handed out often enough.
+   *
+   * @generated from rpc millrace.v1.ConsumerGroupService.Nack
+   */
+  nack: {
+    methodKind: "unary";
+    input: typeof NackRequestSchema;
+    output: typeof NackResponseSchema;
   },
 }>;
 

@@ -469,6 +469,14 @@ export declare type Event = Message<"millrace.v1.Event"> & {
    * @generated from field: map<string, string> headers = 9;
    */
   headers: { [key: string]: string };
+
+  /**
+   * Of an event that was returned (see Nack): how often it has been handed out, with this time. It comes by itself,
+   * out of its partition's order: commit it by an entry of its own.
+   *
+   * @generated from field: optional int32 delivery_attempt = 10;
+   */
+  deliveryAttempt?: number | undefined;
 };
 
 /**
