@@ -48,7 +48,8 @@ carries a \`google.rpc.BadRequest\`, and what may be retried later a \`google.rp
 ${rows.join("\n")}
 
 SERIALIZATION_ERROR is also 413 (too large) and 415 (content type or encoding). A failed \`expectedOffset\` names the actual end offset
-in \`details[].endOffset\` and in \`metadata.endOffset\`. This page is made from \`proto/millrace/v1/errors.proto\`:
+in \`details[].endOffset\` and in \`metadata.endOffset\`. RESOURCE_NOT_FOUND has a code of its own because no other fits a row or a
+window: PROCESSOR_NOT_FOUND names another thing, and NOT_FOUND, for paths and RPCs, is UNIMPLEMENTED over gRPC. This page is made from \`proto/millrace/v1/errors.proto\`:
 \`UPDATE_DOCS=1 npx vitest run test/docs.test.ts\` writes it.
 `;
 }

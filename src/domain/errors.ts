@@ -78,6 +78,10 @@ export const partitionNotFound = (stream: string, partition: number, partitions:
 export const groupNotFound = (group: string): ServiceError =>
   new ServiceError(ErrorCode.CONSUMER_GROUP_NOT_FOUND, `consumer group "${group}" does not exist`);
 
+/** @param description what is not there: a row or a window. */
+export const resourceNotFound = (description: string): ServiceError =>
+  new ServiceError(ErrorCode.RESOURCE_NOT_FOUND, description);
+
 export const invalidOffset = (description: string): ServiceError =>
   new ServiceError(ErrorCode.INVALID_OFFSET, description);
 

@@ -13,7 +13,7 @@ import {
   TruncationPolicy,
 } from "../../gen/millrace/v1/processors_pb.js";
 import { type Deadline, deadlineIn, pause } from "../domain/deadline.ts";
-import { ErrorCode, invalidArgument, ServiceError } from "../domain/errors.ts";
+import { invalidArgument, resourceNotFound } from "../domain/errors.ts";
 import { mapLimit } from "../domain/map-limit.ts";
 import { groupNameFault } from "../domain/names.ts";
 import type { JetStream } from "../jetstream/connection.ts";
@@ -118,11 +118,7 @@ export function processorService(js: JetStream, processors: Processors): Partial
       const startMs = parseTime(request.windowStart);
       const record = await processors.record(request.processorId, deadline);
       const window = await readWindow(js, record, startMs, deadline);
-      if (!window)
-        throw new ServiceError(
-          ErrorCode.NOT_FOUND,
-          `there is no window that starts at ${new Date(startMs).toISOString()}`,
-        );
+      if (!window) throw resourceNotFound(`there is no window that starts at ${new Date(startMs).toISOString()}`);
       const size = request.pageSize ?? DEFAULT_GROUPS;
       const after = request.pageToken;
       const rest = after === undefined ? window.groups : window.groups.filter(({ group }) => group > after);

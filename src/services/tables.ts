@@ -3,7 +3,7 @@ import { timestampFromMs, type Value, ValueSchema } from "@bufbuild/protobuf/wkt
 import type { ServiceImpl } from "@connectrpc/connect";
 import type { TableService } from "../../gen/millrace/v1/tables_pb.js";
 import type { Deadline } from "../domain/deadline.ts";
-import { ErrorCode, notSerializable, ServiceError } from "../domain/errors.ts";
+import { notSerializable, resourceNotFound } from "../domain/errors.ts";
 import { toCompactJson } from "../domain/json.ts";
 import { mapLimit } from "../domain/map-limit.ts";
 import type { Bucket } from "../jetstream/kv.ts";
@@ -40,7 +40,7 @@ export function tableService(bucket: Bucket<TableRow>): ServiceImpl<typeof Table
     },
     async getRow({ table, key }, context) {
       const { value } = await bucket.get(rowKey(table, checkKey(key)), deadlineOf(context));
-      if (!value) throw new ServiceError(ErrorCode.RESOURCE_NOT_FOUND, `table "${table}" has no such row`);
+      if (!value) throw resourceNotFound(`table "${table}" has no such row`);
       return { row: rowMessage(key, value) };
     },
     async listRows(request, context) {

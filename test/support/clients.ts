@@ -28,6 +28,7 @@ import {
   PublishStreamResponseSchema,
 } from "../../gen/millrace/v1/events_pb.js";
 import { StreamService } from "../../gen/millrace/v1/streams_pb.js";
+import { type ProcessorApi, restProcessors, rpcProcessors } from "./processor-clients.ts";
 
 /** One API over every protocol: requests and answers are plain objects with numbers, whatever went over the wire. */
 export interface Api extends AsyncDisposable {
@@ -54,6 +55,7 @@ export interface Api extends AsyncDisposable {
   seek(consumerGroup: string, stream: string, to: SeekTarget): Promise<SeekAnswer>;
   heartbeat(consumerGroup: string, stream: string, consumerId: string): Promise<HeartbeatAnswer>;
   leave(consumerGroup: string, consumerId: string, stream?: string): Promise<{ streams: string[] }>;
+  readonly processors: ProcessorApi;
   /** Only where the protocol has it. */
   publishStream?(requests: AsyncIterable<StreamedEvent>): AsyncIterable<PublishResult>;
 }
@@ -499,6 +501,7 @@ export async function rawRequest(
 
 class RestApi implements Api {
   readonly #sender: HttpSender;
+  readonly processors = restProcessors((...call) => this.#call(...call), pathPart);
 
   constructor(sender: HttpSender) {
     this.#sender = sender;
@@ -771,6 +774,7 @@ function statusDetails(bytes: Uint8Array): MessageShape<typeof AnySchema>[] {
 
 class RpcApi implements Api {
   readonly #caller: RpcCaller;
+  readonly processors = rpcProcessors((...call) => this.#call(...call));
   readonly publishStream?: NonNullable<Api["publishStream"]>;
 
   constructor(caller: RpcCaller) {

@@ -254,7 +254,7 @@ export enum ErrorCode {
   METHOD_NOT_ALLOWED = 1109,
 
   /**
-   * The row, window, savepoint or function does not exist.
+   * The row of a table or the window of a processor does not exist.
    *
    * @generated from enum value: ERROR_CODE_RESOURCE_NOT_FOUND = 1110;
    */
