@@ -22,9 +22,13 @@ export class FunctionRegistry implements AsyncDisposable {
     this.#directory = directory;
   }
 
-  /** @param directory of ES modules, each a function named after its file. */
+  /**
+   * @param directory of ES modules, each a function named after its file.
+   * @throws Error when the directory can't be read.
+   */
   static async open(js: JetStream, replicas: number, directory: string | undefined): Promise<FunctionRegistry> {
     const registry = new FunctionRegistry(await openBucket<FunctionRecord>(js, FUNCTIONS_BUCKET, replicas), directory);
+    await registry.#modules();
     registry.#watch = await registry.#bucket.watch(">", ({ key, value }) => {
       if (value) registry.#installed.set(value.name, value);
       else registry.#installed.delete(decodeToken(key));
@@ -62,7 +66,10 @@ export class FunctionRegistry implements AsyncDisposable {
   async #modules(): Promise<FunctionRecord[]> {
     const directory = this.#directory;
     if (directory === undefined) return [];
-    const files = (await readdir(directory)).filter((file) => MODULE_TYPES.has(extname(file))).sort();
+    const all = await readdir(directory).catch((cause: Error) => {
+      throw new Error(`MILLRACE_FUNCTIONS_DIR can't be read: ${cause.message}`, { cause });
+    });
+    const files = all.filter((file) => MODULE_TYPES.has(extname(file))).sort();
     return Promise.all(
       files.map(async (file) => {
         const text = await readFile(join(directory, file), "utf8");

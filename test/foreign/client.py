@@ -20,7 +20,8 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from millrace.v1 import consumers_pb2, consumers_pb2_grpc, errors_pb2, events_pb2, events_pb2_grpc
-from millrace.v1 import streams_pb2, streams_pb2_grpc
+from millrace.v1 import processors_pb2, processors_pb2_grpc, streams_pb2, streams_pb2_grpc
+from millrace.v1 import tables_pb2, tables_pb2_grpc
 
 MIB = 1024 * 1024
 MAX_REQUEST_BYTES = 32 * MIB
@@ -60,6 +61,8 @@ class Client:
         self.streams = streams_pb2_grpc.StreamServiceStub(channel)
         self.events = events_pb2_grpc.EventServiceStub(channel)
         self.groups = consumers_pb2_grpc.ConsumerGroupServiceStub(channel)
+        self.processors = processors_pb2_grpc.ProcessorServiceStub(channel)
+        self.tables = tables_pb2_grpc.TableServiceStub(channel)
 
     def create(self, label, partitions=1, **config):
         name = f"py-{RUN}-{label}"
@@ -712,6 +715,67 @@ def _(client):
     SUCCEEDED.add("/millrace.v1.EventService/Subscribe")
 
 
+@check("a table's rows are put, read, listed and deleted")
+def _(client):
+    table = f"py-{RUN}-table"
+    put = tables_pb2.PutRowRequest(table=table, key="a.b", value=value_of({"n": 1}))
+    equal(client.tables.PutRow(put).row.key, "a.b", "key")
+    rows = [tables_pb2.NewRow(key=f"k{n}", value=value_of(n)) for n in range(3)]
+    equal(client.tables.PutRows(tables_pb2.PutRowsRequest(table=table, rows=rows)).row_count, 3, "row_count")
+    one = tables_pb2.GetRowRequest(table=table, key="a.b")
+    equal(json_format.MessageToDict(client.tables.GetRow(one).row.value), {"n": 1}, "value")
+    listed = client.tables.ListRows(tables_pb2.ListRowsRequest(table=table)).rows
+    equal(sorted(row.key for row in listed), ["a.b", "k0", "k1", "k2"], "keys")
+    client.tables.DeleteRow(tables_pb2.DeleteRowRequest(table=table, key="a.b"))
+    with refused(grpc.StatusCode.NOT_FOUND, 1110):
+        client.tables.GetRow(one)
+
+
+@check("a processor counts in windows, is watched, paused, changed, reset and deleted")
+def _(client):
+    pb, stub = processors_pb2, client.processors
+    source = client.create("tx", partitions=2)
+    operations = [
+        pb.Operation(predicate="value.amount > 10"),
+        pb.Operation(window_type=pb.WINDOW_TYPE_TUMBLING, duration=300_000),
+        pb.Operation(aggregation=pb.AGGREGATION_COUNT, group_by="user"),
+    ]
+    request = pb.CreateProcessorRequest(name="py", source=source, sink=f"{source}-out", operations=operations)
+    made = stub.CreateProcessor(request).processor
+    equal(stub.GetProcessor(pb.GetProcessorRequest(processor_id=made.processor_id)).processor.name, "py", "name")
+    equal(made.status, pb.PROCESSOR_STATUS_RUNNING, "status")
+    ident = {"processor_id": made.processor_id}
+    for n in (5, 20, 30):
+        client.publish(source, json={"amount": n, "user": "ann"})
+    watch = stub.WatchMetrics(pb.WatchMetricsRequest(**ident, interval=100), timeout=TIMEOUT)
+    for told in watch:
+        if sum(window.events_count for window in told.metrics.windows) == 2:
+            break
+    watch.cancel()
+    # A stream that its reader ends has no status of its own.
+    SUCCEEDED.add("/millrace.v1.ProcessorService/WatchMetrics")
+    metrics = stub.GetProcessorMetrics(pb.GetProcessorMetricsRequest(**ident))
+    equal((metrics.metrics.events_processed, metrics.counters.filtered), (3, 1), "counts")
+    start = metrics.windows[0].window_start.ToJsonString()
+    groups = stub.GetWindow(pb.GetWindowRequest(**ident, window_start=start)).groups
+    equal([group.group.string_value for group in groups], ["ann"], "groups")
+    with refused(grpc.StatusCode.NOT_FOUND, 1110):
+        stub.GetWindow(pb.GetWindowRequest(**ident, window_start="0"))
+    equal(stub.PauseProcessor(pb.PauseProcessorRequest(**ident)).processor.status, pb.PROCESSOR_STATUS_PAUSED)
+    equal(stub.ResumeProcessor(pb.ResumeProcessorRequest(**ident)).processor.status, pb.PROCESSOR_STATUS_RUNNING)
+    change = pb.UpdateProcessorRequest(**ident, operations=operations[:1], start=pb.START_POSITION_CHECKPOINT)
+    equal(stub.UpdateProcessor(change).processor.generation, 2, "generation")
+    reset = pb.ResetProcessorRequest(**ident, start=pb.START_POSITION_LATEST)
+    equal(stub.ResetProcessor(reset).processor.status, pb.PROCESSOR_STATUS_RUNNING, "status")
+    listed = stub.ListProcessors(pb.ListProcessorsRequest(page_size=1000)).processors
+    assert made.processor_id in [each.processor_id for each in listed], "it is not listed"
+    with refused(grpc.StatusCode.INVALID_ARGUMENT, errors_pb2.ERROR_CODE_INVALID_ARGUMENT):
+        stub.UpdateProcessor(pb.UpdateProcessorRequest(**ident, operations=[pb.Operation(predicate="1 +")]))
+    stub.DeleteProcessor(pb.DeleteProcessorRequest(**ident))
+    with refused(grpc.StatusCode.NOT_FOUND, errors_pb2.ERROR_CODE_PROCESSOR_NOT_FOUND):
+        stub.GetProcessor(pb.GetProcessorRequest(**ident))
+
+
 @check("unknown methods and services are UNIMPLEMENTED")
 def _(client):
     for path in ("/millrace.v1.EventService/Nothing", "/millrace.v1.Nothing/Publish", "/other.Service/Call"):
@@ -774,7 +838,7 @@ def _(client):
 def _(client):
     wanted = {
         f"/{service.full_name}/{method.name}"
-        for file in (streams_pb2, events_pb2, consumers_pb2)
+        for file in (streams_pb2, events_pb2, consumers_pb2, processors_pb2, tables_pb2)
         for service in file.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }

@@ -2,6 +2,7 @@
 
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { setTimeout as wait } from "node:timers/promises";
 import { gzipSync } from "node:zlib";
 import { findProgram, runOk } from "./command.mjs";
 import { check, equal, fail } from "./report.mjs";
@@ -136,6 +137,64 @@ async function checkRoutes({ label, flags, version }, url, routes, temp) {
     equal((await call("DELETE", path, 200)).status, "deleted", "status");
     refusal(await call("GET", path, 404), 1003, "CONSUMER_GROUP_NOT_FOUND");
   });
+  await step("/tables puts, reads, lists and deletes rows", async () => {
+    const rows = `/api/v1/tables/${name}/rows`;
+    const put = await call("PUT", `${rows}/u1`, 200, { value: { name: "Ann" } });
+    equal([put.key, put.value], ["u1", { name: "Ann" }], "the row");
+    const many = [
+      { key: "u2", value: 2 },
+      { key: "a/b ü", value: [3] },
+    ];
+    equal((await call("POST", rows, 200, { rows: many })).rowCount, 2, "rowCount");
+    equal((await call("GET", `${rows}/${encodeURIComponent("a/b ü")}`, 200)).value, [3], "value");
+    equal((await call("GET", `${rows}?pageSize=2`, 200)).rows.length, 2, "rows on a page");
+    await call("DELETE", `${rows}/u1`, 200);
+    refusal(await call("GET", `${rows}/u1`, 404), 1110, "RESOURCE_NOT_FOUND");
+    refusal(await call("PUT", `${rows}/u1`, 400, {}), 1100, "INVALID_ARGUMENT");
+  });
+  await step("/processors creates, describes, pauses, changes, resets and deletes one", async () => {
+    const source = `tx-${name}`;
+    await call("POST", "/api/v1/streams", 201, { name: source, partitions: 2 });
+    const operations = [
+      { type: "filter", predicate: "value.amount > 1000" },
+      { type: "map", function: "enrichWithUserData" },
+      { type: "window", windowType: "tumbling", duration: 300_000 },
+      { type: "aggregate", aggregation: "count", groupBy: "userId" },
+    ];
+    const config = { parallelism: 2, checkpointInterval: 60_000 };
+    const request = { name: "fraud", source, operations, sink: `${source}-alerts`, config };
+    const made = await call("POST", "/api/v1/processors", 201, request);
+    equal([made.status, made.operations, made.metrics.eventsProcessed], ["running", operations, 0], "the processor");
+    const path = `/api/v1/processors/${made.processorId}`;
+    const events = [2000, 3000, 500].map((amount) => ({ value: { amount, userId: "u2" } }));
+    await call("POST", `/api/v1/streams/${source}/events/batch`, 200, { events });
+    const metrics = await until("three events are counted", async () => {
+      const found = await call("GET", `${path}/metrics`, 200);
+      return found.windows.reduce((sum, { eventsCount }) => sum + eventsCount, 0) === 2 && found;
+    });
+    equal([metrics.metrics.eventsProcessed, metrics.counters.filtered], [3, 1], "counts");
+    const window = await call("GET", `${path}/windows/${metrics.windows[0].windowStart}`, 200);
+    equal(
+      window.groups.map(({ group, values }) => [group, typeof values.count]),
+      [["u2", "number"]],
+      "groups",
+    );
+    refusal(await call("GET", `${path}/windows/0`, 404), 1110, "RESOURCE_NOT_FOUND");
+    equal((await call("POST", `${path}/pause`, 200)).status, "paused", "status");
+    equal((await call("POST", `${path}/resume`, 200)).status, "running", "status");
+    const changed = await call("PATCH", path, 200, { operations: operations.slice(0, 2), start: "checkpoint" });
+    equal([changed.generation, changed.operations.length], [2, 2], "generation and operations");
+    equal((await call("POST", `${path}/reset`, 200, { start: "latest" })).status, "running", "status");
+    equal((await call("GET", path, 200)).name, "fraud", "name");
+    const { processors } = await call("GET", "/api/v1/processors?pageSize=1000", 200);
+    equal(processors.filter(({ processorId }) => processorId === made.processorId).length, 1, "times listed");
+    const bad = await call("POST", "/api/v1/processors", 400, { ...request, operations: [{ type: "map" }] });
+    refusal(bad, 1100, "INVALID_ARGUMENT");
+    equal(bad.error.details[0].field, "operations[0].function", "field");
+    refusal(await call("POST", "/api/v1/processors", 404, { ...request, source: "nowhere" }), 1001, "STREAM_NOT_FOUND");
+    equal((await call("DELETE", path, 200)).status, "deleted", "status");
+    refusal(await call("GET", path, 404), 1102, "PROCESSOR_NOT_FOUND");
+  });
   await step("PATCH /streams/… adds partitions", async () => {
     const answer = await call("PATCH", stream, 200, { partitions: 3, config: { retentionMs: 3_600_000 } });
     equal([answer.partitions, answer.config.retentionMs, answer.config.maxMessageBytes], [3, 3_600_000, 8_000_000]);
@@ -212,6 +271,16 @@ async function checkRoutes({ label, flags, version }, url, routes, temp) {
     const missing = routes.filter(({ route }) => !called.has(route)).map(({ route }) => route);
     equal(missing, [], "routes without an answer");
   });
+}
+
+/** Asks until there is an answer that is not false; at most 30 s. */
+async function until(what, ask) {
+  for (const end = Date.now() + 30_000; ; ) {
+    const answer = await ask();
+    if (answer) return answer;
+    if (Date.now() > end) throw new Error(`not within 30 s: ${what}`);
+    await wait(50);
+  }
 }
 
 /** One call of curl. `input` is its standard input. */

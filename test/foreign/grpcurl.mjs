@@ -10,7 +10,14 @@ export const ensureGrpcurl = (cache) =>
 
 /** @param grpcurl the program. */
 export async function checkGrpcurl(grpcurl, { root, service }) {
-  const names = ["millrace/v1/streams", "millrace/v1/events", "millrace/v1/consumers", "google/rpc/error_details"];
+  const names = [
+    "millrace/v1/streams",
+    "millrace/v1/events",
+    "millrace/v1/consumers",
+    "millrace/v1/processors",
+    "millrace/v1/tables",
+    "google/rpc/error_details",
+  ];
   const files = names.flatMap((file) => ["-proto", `${file}.proto`]);
   const paths = ["-import-path", "proto", "-import-path", "proto/vendor", ...files];
   const call = (method, ...messages) => {
@@ -76,6 +83,21 @@ export async function checkGrpcurl(grpcurl, { root, service }) {
       [4, 5],
       "values",
     );
+  });
+  await check("grpcurl: CreateProcessor, GetProcessorMetrics, PauseProcessor, DeleteProcessor, PutRow", async () => {
+    const operations = [{ type: "OPERATION_TYPE_FILTER", predicate: "true" }];
+    const request = { name, source: name, sink: `${name}-out`, operations };
+    const [{ processor }] = await answers("ProcessorService/CreateProcessor", request);
+    equal(processor.status, "PROCESSOR_STATUS_RUNNING", "status");
+    const id = { processor_id: processor.processorId };
+    const [told] = await answers("ProcessorService/GetProcessorMetrics", id);
+    equal([told.processorId, told.partitions.length], [processor.processorId, 3], "processorId and partitions");
+    const [paused] = await answers("ProcessorService/PauseProcessor", id);
+    equal(paused.processor.status, "PROCESSOR_STATUS_PAUSED", "status");
+    const [gone] = await answers("ProcessorService/DeleteProcessor", id);
+    equal(gone.status, "DELETE_PROCESSOR_STATUS_DELETED", "status");
+    const [{ row }] = await answers("TableService/PutRow", { table: name, key: "k", value: [1] });
+    equal([row.key, row.value], ["k", [1]], "the row");
   });
   await check("grpcurl: DeleteStream, and an error with its ErrorInfo", async () => {
     const [gone] = await answers("StreamService/DeleteStream", { stream_name: name });

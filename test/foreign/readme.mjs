@@ -39,7 +39,7 @@ export async function checkReadme(grpcurl, { root, service }) {
     }
   }
 
-  await each("First events", "sh", async (code, name) => {
+  const everyCallSucceeds = async (code, name) => {
     for (const [label, flags, version] of [
       ["as pasted", "", "1.1"],
       ["with --http2-prior-knowledge", "--http2-prior-knowledge", "2"],
@@ -52,7 +52,9 @@ export async function checkReadme(grpcurl, { root, service }) {
         if (outcomes.some(([, status, spoken]) => !status.startsWith("2") || spoken !== version))
           throw new Error(output);
       });
-  });
+  };
+  await each("First events", "sh", everyCallSucceeds);
+  await each("Processors", "sh", everyCallSucceeds);
   await each("gRPC", "sh", async (code, name) => {
     if (!grpcurl) return skip(name, "there is no grpcurl");
     await check(name, async () => {

@@ -1337,7 +1337,7 @@ export enum ErrorPolicy {
   SKIP = 2,
 
   /**
-   * The processor stops and is `failed` until it is changed or resumed.
+   * The processor is `failed` until it is changed or resumed; what reads the event's partition stops before the event.
    *
    * @generated from enum value: ERROR_POLICY_FAIL = 3;
    */
