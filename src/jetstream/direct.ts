@@ -37,6 +37,9 @@ export async function readMessages(
   }
 }
 
+/** The server counts nanoseconds since 1970 in 64 bits with a sign, and takes what lies beyond them for another time. */
+const LAST_TIME_MS = Math.floor(2 ** 63 / 1e6) - 1;
+
 /** Sequence of the first message stored at a time or later; undefined when there is none. */
 export async function sequenceAtTime(
   js: JetStream,
@@ -44,7 +47,7 @@ export async function sequenceAtTime(
   timeMs: number,
   deadline: Deadline,
 ): Promise<number | undefined> {
-  const request = { start_time: new Date(timeMs).toISOString(), batch: 1 };
+  const request = { start_time: new Date(Math.min(Math.max(timeMs, 0), LAST_TIME_MS)).toISOString(), batch: 1 };
   const [message] = await js.call(deadline, () => ask(js, jsStream, request, deadline));
   return message?.seq;
 }
