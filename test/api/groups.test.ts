@@ -19,6 +19,9 @@ const valuesOf = ({ events }: { events: readonly { value?: unknown }[] }) => eve
 /** What does not differ with the form of a message runs over these only. */
 const FEW = new Set(["REST over HTTP/1.1", "gRPC"]);
 
+const ALONE: [string, { consumerId?: string }] = ["without members", {}];
+const AS_MEMBER: [string, { consumerId?: string }] = ["with a live member", { consumerId: "a" }];
+
 describe.each(protocols)("administration of groups over $name", ({ name: protocol, connect, isRest }) => {
   const isFull = FEW.has(protocol);
   let api: Api;
@@ -291,119 +294,116 @@ describe.each(protocols)("administration of groups over $name", ({ name: protoco
     });
   });
 
-  describe.each([["without members", {}], ...(isFull ? [["with a live member", { consumerId: "a" }] as const] : [])])(
-    "seeking a group %s",
-    (_what, as) => {
-      const isMember = "consumerId" in as;
+  describe.each(isFull ? [ALONE, AS_MEMBER] : [ALONE])("seeking a group %s", (_what, as) => {
+    const isMember = "consumerId" in as;
 
-      test.each([
-        ["earliest", [0, 0], [0, 1, 2, 3, 0, 1]],
-        ["latest", [4, 2], []],
-        [1, [1, 1], [1, 2, 3, 1]],
-        ["3", [3, 2], [3]],
-        [4, [4, 2], []],
-      ])("to %j moves every partition there", async (offset, positions, values) => {
-        const stream = await streamOf(4, 2);
-        await take(stream, "g", { ...as, limit: 5 });
-        await api.commit("g", [{ stream, partition: 0, offset: 1 }], as);
-        expect(await api2.seek("g", stream, { offset })).toEqual({
-          consumerGroup: "g",
-          stream,
-          partitions: positions.map((position, partition) => ({ partition, position })),
-        });
-        expect(await positionsOf(stream, "g")).toEqual(positions);
-        expect(await positionsOf(stream, "g", api2)).toEqual(positions);
-        expect(await take(stream, "g", as)).toEqual(values);
-        await append(stream, 1);
-        expect(await take(stream, "g", as, api2)).toEqual([0]);
+    test.each([
+      ["earliest", [0, 0], [0, 1, 2, 3, 0, 1]],
+      ["latest", [4, 2], []],
+      [1, [1, 1], [1, 2, 3, 1]],
+      ["3", [3, 2], [3]],
+      [4, [4, 2], []],
+    ])("to %j moves every partition there", async (offset, positions, values) => {
+      const stream = await streamOf(4, 2);
+      await take(stream, "g", { ...as, limit: 5 });
+      await api.commit("g", [{ stream, partition: 0, offset: 1 }], as);
+      expect(await api2.seek("g", stream, { offset })).toEqual({
+        consumerGroup: "g",
+        stream,
+        partitions: positions.map((position, partition) => ({ partition, position })),
       });
+      expect(await positionsOf(stream, "g")).toEqual(positions);
+      expect(await positionsOf(stream, "g", api2)).toEqual(positions);
+      expect(await take(stream, "g", as)).toEqual(values);
+      await append(stream, 1);
+      expect(await take(stream, "g", as, api2)).toEqual([0]);
+    });
 
-      test("to a time moves to the first event stored then or later", async () => {
-        const stream = await streamOf(3);
-        await eventually("a later millisecond", async () => {
-          const { events } = await api.readPartition(stream, 0);
-          return Date.now() > Date.parse(events.at(-1)!.timestamp) + 1;
-        });
-        await append(stream, 2);
-        const { timestamp } = (await api.readPartition(stream, 0, { offset: 3 })).events[0]!;
-        await take(stream, "g", as);
-        for (const to of [{ timestamp }, { offset: timestamp }]) {
-          expect((await api.seek("g", stream, to)).partitions).toEqual([{ partition: 0, position: 3 }]);
-          expect(await take(stream, "g", as)).toEqual([0, 1]);
-        }
-        expect((await api.seek("g", stream, { timestamp: "2999-01-01T00:00:00Z" })).partitions[0]!.position).toBe(5);
+    test("to a time moves to the first event stored then or later", async () => {
+      const stream = await streamOf(3);
+      await eventually("a later millisecond", async () => {
+        const { events } = await api.readPartition(stream, 0);
+        return Date.now() > Date.parse(events.at(-1)!.timestamp) + 1;
       });
+      await append(stream, 2);
+      const { timestamp } = (await api.readPartition(stream, 0, { offset: 3 })).events[0]!;
+      await take(stream, "g", as);
+      for (const to of [{ timestamp }, { offset: timestamp }]) {
+        expect((await api.seek("g", stream, to)).partitions).toEqual([{ partition: 0, position: 3 }]);
+        expect(await take(stream, "g", as)).toEqual([0, 1]);
+      }
+      expect((await api.seek("g", stream, { timestamp: "2999-01-01T00:00:00Z" })).partitions[0]!.position).toBe(5);
+    });
 
-      test.each([
-        ["partition", { partition: 1 }],
-        ["partitions", { partitions: [1, 1] }],
-      ])("of one %s leaves the others", async (_name, which) => {
-        const stream = await streamOf(2, 2, 2);
-        await take(stream, "g", as);
-        const moved = await api2.seek("g", stream, { offset: "earliest", ...which });
-        expect(moved.partitions).toEqual([{ partition: 1, position: 0 }]);
-        const { events } = await api.poll(stream, "g", { timeout: 0, ...as });
-        expect(events.map(({ partition, offset }) => `${partition}/${offset}`)).toEqual(["1/0", "1/1"]);
-      });
+    test.each([
+      ["partition", { partition: 1 }],
+      ["partitions", { partitions: [1, 1] }],
+    ])("of one %s leaves the others", async (_name, which) => {
+      const stream = await streamOf(2, 2, 2);
+      await take(stream, "g", as);
+      const moved = await api2.seek("g", stream, { offset: "earliest", ...which });
+      expect(moved.partitions).toEqual([{ partition: 1, position: 0 }]);
+      const { events } = await api.poll(stream, "g", { timeout: 0, ...as });
+      expect(events.map(({ partition, offset }) => `${partition}/${offset}`)).toEqual(["1/0", "1/1"]);
+    });
 
-      test("takes in partitions that were added", async () => {
-        const stream = await streamOf(2);
-        await take(stream, "g", as);
-        await api2.updateStream(stream, { partitions: 3 });
-        await append(stream, 0, 3, 3);
-        await eventually("this gateway knows of them", async () => (await api.getStream(stream)).partitions === 3);
-        await api2.seek("g", stream, { offset: 1 });
-        await append(stream, 0, 0, 1);
-        const events = await eventually("all have been polled", async () => {
-          const answer = await api2.poll(stream, "g", { timeout: 0, ...as });
-          return answer.metadata.partitions.length === 3 && answer.events;
-        });
-        expect(events.map(({ partition, offset }) => `${partition}/${offset}`)).toEqual([
-          ...["0/1", "1/1", "1/2"],
-          ...["2/1", "2/2", "2/3"],
-        ]);
+    test("takes in partitions that were added", async () => {
+      const stream = await streamOf(2);
+      await take(stream, "g", as);
+      await api2.updateStream(stream, { partitions: 3 });
+      await append(stream, 0, 3, 3);
+      await eventually("this gateway knows of them", async () => (await api.getStream(stream)).partitions === 3);
+      await api2.seek("g", stream, { offset: 1 });
+      await append(stream, 0, 0, 1);
+      const events = await eventually("all have been polled", async () => {
+        const answer = await api2.poll(stream, "g", { timeout: 0, ...as });
+        return answer.metadata.partitions.length === 3 && answer.events;
       });
+      expect(events.map(({ partition, offset }) => `${partition}/${offset}`)).toEqual([
+        ...["0/1", "1/1", "1/2"],
+        ...["2/1", "2/2", "2/3"],
+      ]);
+    });
 
-      test.each([5, "-1", "first", "1e1"])("to %j of four events is refused and moves nothing", async (offset) => {
-        const stream = await streamOf(4, 1);
-        await take(stream, "g", { ...as, limit: 2, partition: [0] });
-        expect(await failureOf(api.seek("g", stream, { offset }))).toMatchObject(badOffset);
-        expect(await failureOf(api.seek("g", stream, { offset: 2, partition: 1 }))).toMatchObject(badOffset);
-        expect(await positionsOf(stream, "g")).toEqual([2, 0]);
-        expect(await take(stream, "g", { ...as, partition: [0] })).toEqual([2, 3]);
-      });
+    test.each([5, "-1", "first", "1e1"])("to %j of four events is refused and moves nothing", async (offset) => {
+      const stream = await streamOf(4, 1);
+      await take(stream, "g", { ...as, limit: 2, partition: [0] });
+      expect(await failureOf(api.seek("g", stream, { offset }))).toMatchObject(badOffset);
+      expect(await failureOf(api.seek("g", stream, { offset: 2, partition: 1 }))).toMatchObject(badOffset);
+      expect(await positionsOf(stream, "g")).toEqual([2, 0]);
+      expect(await take(stream, "g", { ...as, partition: [0] })).toEqual([2, 3]);
+    });
 
-      test.runIf(isFull)("before what retention kept is refused", async () => {
-        const name = freshName();
-        await api.createStream({ name, config: { retentionMs: 200 } });
-        await append(name, 2);
-        await take(name, "g", as);
-        await eventually("retention", async () => (await api.getStream(name)).totalMessages === 0);
-        expect(await failureOf(api.seek("g", name, { offset: 1 }))).toMatchObject(badOffset);
-        expect((await api.seek("g", name, { offset: "earliest" })).partitions).toEqual([{ partition: 0, position: 2 }]);
-      });
+    test.runIf(isFull)("before what retention kept is refused", async () => {
+      const name = freshName();
+      await api.createStream({ name, config: { retentionMs: 200 } });
+      await append(name, 2);
+      await take(name, "g", as);
+      await eventually("retention", async () => (await api.getStream(name)).totalMessages === 0);
+      expect(await failureOf(api.seek("g", name, { offset: 1 }))).toMatchObject(badOffset);
+      expect((await api.seek("g", name, { offset: "earliest" })).partitions).toEqual([{ partition: 0, position: 2 }]);
+    });
 
-      test(`${isMember ? "voids commits" : "lets anybody commit"} of what was handed out before`, async () => {
-        const stream = await streamOf(4, 4);
-        const { metadata } = await api.poll(stream, "g", { timeout: 0, ...as });
-        await api2.seek("g", stream, { offset: 1, partition: 0 });
-        const commit = (partition: number, more: object = {}) =>
-          api.commit("g", [{ stream, partition, offset: 3 }], { ...as, ...more });
-        if (isMember) {
-          const { generation } = await api2.heartbeat("g", stream, "a");
-          expect(await failureOf(commit(0))).toMatchObject(notOwner);
-          expect(await failureOf(commit(0, { generation: metadata.generation }))).toMatchObject(notOwner);
-          expect(await failureOf(commit(0, { generation }))).toMatchObject(notOwner);
-          await commit(1, { generation: metadata.generation });
-          expect(await take(stream, "g", as)).toEqual([1, 2, 3]);
-          await commit(0);
-        } else {
-          await commit(0);
-          expect(await take(stream, "g")).toEqual([]);
-        }
-      });
-    },
-  );
+    test(`${isMember ? "voids commits" : "lets anybody commit"} of what was handed out before`, async () => {
+      const stream = await streamOf(4, 4);
+      const { metadata } = await api.poll(stream, "g", { timeout: 0, ...as });
+      await api2.seek("g", stream, { offset: 1, partition: 0 });
+      const commit = (partition: number, more: object = {}) =>
+        api.commit("g", [{ stream, partition, offset: 3 }], { ...as, ...more });
+      if (isMember) {
+        const { generation } = await api2.heartbeat("g", stream, "a");
+        expect(await failureOf(commit(0))).toMatchObject(notOwner);
+        expect(await failureOf(commit(0, { generation: metadata.generation }))).toMatchObject(notOwner);
+        expect(await failureOf(commit(0, { generation }))).toMatchObject(notOwner);
+        await commit(1, { generation: metadata.generation });
+        expect(await take(stream, "g", as)).toEqual([1, 2, 3]);
+        await commit(0);
+      } else {
+        await commit(0);
+        expect(await take(stream, "g")).toEqual([]);
+      }
+    });
+  });
 
   describe("seeking", () => {
     test("ends the wait of a member's poll, which goes on from there", async () => {
