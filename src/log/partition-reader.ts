@@ -109,7 +109,7 @@ export class PartitionReader {
     const moves = this.#moves;
     const from = this.#next;
     try {
-      const events = await this.#read(from);
+      const events = await this.#tail.reads.run(async () => (moves === this.#moves ? await this.#read(from) : []));
       if (moves !== this.#moves) return;
       this.#ahead = events;
     } catch (error) {
