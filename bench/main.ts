@@ -8,6 +8,7 @@ import { openBucket } from "../src/jetstream/kv.ts";
 import { durableName, partitionStream } from "../src/jetstream/names.ts";
 import { partitionState } from "../src/jetstream/partitions.ts";
 import { GrpcLoad } from "./grpc-load.ts";
+import { type LiveRun, liveText, runLive } from "./live.ts";
 import type { Load } from "./load.ts";
 import { measure, type Sample } from "./measure.ts";
 import { MAX_GROWTH, type MemoryRun, runMemory } from "./memory.ts";
@@ -204,6 +205,19 @@ async function main(options: Options): Promise<void> {
       console.log(`${scenarioText(scenario, samples, options.parts)}\n`);
       results.push({ title: scenario.title, samples: Object.fromEntries(samples) });
     }
+    let live: LiveRun | undefined;
+    if (options.parts.has("live")) {
+      const fresh = await processes.startNode("live gateway", "src/main.ts", nats.url);
+      const context = {
+        js,
+        gateway: fresh,
+        createStream: () => bench.createStream(),
+        deleteStream: (name: string) => bench.deleteStream(name),
+        fill: (stream: string, events: number) => raw.fill(stream, events),
+      };
+      live = await runLive(context, options);
+      console.log(`${liveText(live)}\n`);
+    }
     let memory: MemoryRun | undefined;
     if (options.parts.has("memory")) {
       const fresh = await processes.startNode("fresh gateway", "src/main.ts", nats.url);
@@ -213,7 +227,7 @@ async function main(options: Options): Promise<void> {
     if (options.jsonFile !== undefined)
       writeFileSync(
         options.jsonFile,
-        JSON.stringify({ machine, options: { ...options, parts: [...options.parts] }, results, memory }, null, 2),
+        JSON.stringify({ machine, options: { ...options, parts: [...options.parts] }, results, live, memory }, null, 2),
       );
   } catch (error) {
     progress(processes.logTail("gateway"));

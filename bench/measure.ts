@@ -86,7 +86,7 @@ async function orHang(seconds: number, work: Promise<unknown>): Promise<void> {
 }
 
 /** Of sorted numbers. */
-const quantile = (sorted: readonly number[], q: number): number =>
+export const quantile = (sorted: readonly number[], q: number): number =>
   sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * q))] ?? Number.NaN;
 
 /** The middle of those that are known; of two the mean. */

@@ -60,11 +60,15 @@ export interface Page<Value> {
     readonly lag: number;
     readonly nextOffset: number;
     readonly partitions: readonly PartitionPlace[];
+    /** Of a member: what it has now, and the generation that its commits name. */
+    readonly assignment?: { readonly generation: number; readonly partitions: readonly number[] };
   };
 }
 
 export interface PollQuery {
   readonly consumerGroup: string;
+  /** Name of a member: those of a group share the partitions. */
+  readonly consumerId?: string;
   /** Most events, 1 to 10 000; default 100. */
   readonly limit?: number;
   /** Longest wait for the first event, in milliseconds; default 1000. */
@@ -146,14 +150,55 @@ export class Client {
     return answer.committedOffsets;
   }
 
+  /** Creates a group before its first member comes. */
+  async createGroup(group: string, stream: string): Promise<void> {
+    await this.#call("POST", "/consumers", { consumerGroup: group, stream });
+  }
+
+  /** Commits for a member. @returns false when the partition has passed to another. */
+  async commitAs(
+    group: string,
+    offset: CommitOffset,
+    member: { readonly consumerId: string; readonly generation: number },
+  ): Promise<boolean> {
+    const body = { offsets: [offset], ...member };
+    const response = await this.#send("POST", `/consumers/${encodeURIComponent(group)}/commit`, body);
+    const text = await response.text();
+    if (!response.ok && response.status !== 409) throw new Error(`commit answered ${response.status}: ${text}`);
+    return response.ok;
+  }
+
+  /** Takes a member out of its group; what it had goes to the others at once. */
+  async leave(group: string, consumerId: string): Promise<void> {
+    await this.#call("POST", `/consumers/${encodeURIComponent(group)}/leave`, { consumerId });
+  }
+
+  /** Reads a stream live, as JSON lines. Gives the lines that came together. */
+  async *streamLines<Line>(stream: string, query: Readonly<Record<string, string>>): AsyncGenerator<Line[]> {
+    const path = `/streams/${stream}/events/stream?${new URLSearchParams(query)}`;
+    const response = await this.#send("GET", path, undefined, { accept: "application/x-ndjson" });
+    if (!response.ok) throw new Error(`GET ${path} answered ${response.status}: ${await response.text()}`);
+    let rest = "";
+    for await (const chunk of response.body!.pipeThrough(new TextDecoderStream())) {
+      const lines = (rest + chunk).split("\n");
+      rest = lines.pop()!;
+      yield lines.filter((line) => line !== "").map((line) => JSON.parse(line) as Line);
+    }
+  }
+
   async #call<Answer>(method: string, path: string, body?: unknown): Promise<Answer> {
-    const response = await fetch(`${this.#url}/api/v1${path}`, {
-      method,
-      signal: this.#signal,
-      ...(body === undefined ? {} : { headers: { "content-type": "application/json" }, body: JSON.stringify(body) }),
-    });
+    const response = await this.#send(method, path, body);
     const text = await response.text();
     if (!response.ok) throw new Error(`${method} ${path} answered ${response.status}: ${text}`);
     return JSON.parse(text) as Answer;
+  }
+
+  #send(method: string, path: string, body?: unknown, headers: Record<string, string> = {}): Promise<Response> {
+    return fetch(`${this.#url}/api/v1${path}`, {
+      method,
+      signal: this.#signal,
+      headers: { ...headers, ...(body === undefined ? {} : { "content-type": "application/json" }) },
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+    });
   }
 }

@@ -5,11 +5,13 @@ import { Client, type NewEvent } from "./client.ts";
 import { FLIGHTS_FILE, type Flight, type FlightTotals, readFlights, totalsOf } from "./flights-file.ts";
 import { GroupReader } from "./group-reader.ts";
 import { interruption } from "./interruption.ts";
+import { readLive } from "./live.ts";
 import { showProgress } from "./progress.ts";
 import { ServiceProcess } from "./service-process.ts";
 
 const USAGE = `Replays flights into a stream and reads them back with two consumer groups, one of which stops half way and goes on
-after the service was restarted. What comes back is checked against the file.
+after the service was restarted. Then three members of a third group share a stream while it is written, and one dies.
+What comes back is checked against the file.
 
   npm run example                     starts a service of its own
   npm run example -- --rows 5000      that many flights; more than the file has: it is replayed again
@@ -67,11 +69,12 @@ async function replayFlights(rows: number | undefined): Promise<boolean> {
       run.client = new Client(own.url, signal);
       say("service", `started again at ${own.url}`);
     });
+    await readWhileWritten(run, "live", signal);
   } catch (error) {
     if (own?.log) console.error(own.log);
     throw error;
   } finally {
-    await removeStream(run);
+    await removeStream(run.client, run.stream);
   }
   await stopOwn();
   return checks.conclude();
@@ -123,7 +126,7 @@ async function readAll(run: Run, group: string): Promise<void> {
     const meanDelay = (counts.delayMinutes / counts.flights).toFixed(1);
     say("", `${origin} ${String(counts.flights).padStart(6)} flights, mean delay ${meanDelay} minutes`);
   }
-  await checkGroup(run, group, audit, reader);
+  await checkGroup(run, group, audit, reader.committed);
   checks.equal(`${group}: events that came more than once`, repeats(audit.rows), 0);
 }
 
@@ -158,7 +161,7 @@ async function readInTwoParts(run: Run, group: string, interlude: () => Promise<
   checks.equal(`${group}: uncommitted events that came again`, twice, forgotten.events.length);
   checks.equal(`${group}: events that the resumed reader got twice`, repeats(rest), 0);
   checks.equal(`${group}: events that never came`, missing.toArray().length, 0);
-  await checkGroup(run, group, audit, resumed);
+  await checkGroup(run, group, audit, resumed.committed);
 }
 
 /**
@@ -187,8 +190,30 @@ async function readPages(
   }
 }
 
+/** Members share a stream of its own while it is written, and one dies. */
+async function readWhileWritten(run: Run, group: string, signal: AbortSignal): Promise<void> {
+  const { client, flights, checks } = run;
+  const stream = `${run.stream}-live`;
+  await client.createStream(stream, PARTITIONS);
+  try {
+    const started = performance.now();
+    const events = flights.map(toEvent);
+    const live = await readLive(client, stream, group, PARTITIONS, flights, events, checks, signal);
+    say(group, `${events.length} events published and read, ${speed(events.length, started)}`);
+    for (const line of live.members) say("", line);
+    await checkGroup({ ...run, stream }, group, live.audit, live.committed);
+  } finally {
+    await removeStream(client, stream);
+  }
+}
+
 /** Compares what a group has processed with the file, and what it has committed with the stream. */
-async function checkGroup(run: Run, group: string, audit: Audit, reader: GroupReader<Flight>): Promise<void> {
+async function checkGroup(
+  run: Run,
+  group: string,
+  audit: Audit,
+  committed: ReadonlyMap<number, number>,
+): Promise<void> {
   const { checks, client, stream, expected } = run;
   const { totals } = audit;
   checks.equal(`${group}: events`, totals.flights, expected.flights);
@@ -199,13 +224,13 @@ async function checkGroup(run: Run, group: string, audit: Audit, reader: GroupRe
   const { partitionDetails } = await client.getStream(stream);
   const ends = partitionDetails.filter(({ endOffset }) => endOffset > 0);
   const lastOffsets = new Map(ends.map(({ partition, endOffset }) => [partition, endOffset - 1]));
-  checks.equal(`${group}: committed offsets at the end of each partition`, reader.committed, lastOffsets);
+  checks.equal(`${group}: committed offsets at the end of each partition`, committed, lastOffsets);
   const { metadata } = await client.poll(stream, { consumerGroup: group, timeout: 0 });
   checks.equal(`${group}: lag`, metadata.lag, 0);
 }
 
 /** Takes the stream away again, also when the run was interrupted. */
-async function removeStream({ client, stream }: Run): Promise<void> {
+async function removeStream(client: Client, stream: string): Promise<void> {
   try {
     await client.until(AbortSignal.timeout(5000)).deleteStream(stream);
   } catch (error) {

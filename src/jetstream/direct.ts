@@ -1,4 +1,3 @@
-import type { Msg } from "@nats-io/transport-node";
 import { type Deadline, msLeft, pause } from "../domain/deadline.ts";
 import { timedOut } from "../domain/errors.ts";
 import type { JetStream } from "./connection.ts";
@@ -37,6 +36,9 @@ export async function readMessages(
   }
 }
 
+/** The server counts nanoseconds since 1970 in 64 bits with a sign, and takes what lies beyond them for another time. */
+const LAST_TIME_MS = Math.floor(2 ** 63 / 1e6) - 1;
+
 /** Sequence of the first message stored at a time or later; undefined when there is none. */
 export async function sequenceAtTime(
   js: JetStream,
@@ -44,7 +46,7 @@ export async function sequenceAtTime(
   timeMs: number,
   deadline: Deadline,
 ): Promise<number | undefined> {
-  const request = { start_time: new Date(timeMs).toISOString(), batch: 1 };
+  const request = { start_time: new Date(Math.min(Math.max(timeMs, 0), LAST_TIME_MS)).toISOString(), batch: 1 };
   const [message] = await js.call(deadline, () => ask(js, jsStream, request, deadline));
   return message?.seq;
 }
@@ -57,20 +59,37 @@ async function ask(js: JetStream, jsStream: string, request: object, deadline: D
     noMux: true,
   });
   for await (const msg of answers) {
-    const code = msg.headers?.code ?? 0;
-    if (code === 204 || code === 404 || code === 408) break;
-    if (code !== 0) throw timedOut(`the storage refused to read (${code} ${msg.headers?.description})`);
-    if (msg.headers) messages.push(direct(msg));
+    const header = headerBlock(msg);
+    if (!header) continue;
+    if (header[STATUS_AT] === SPACE) {
+      const { code, description } = msg.headers!;
+      if (code === 204 || code === 404 || code === 408) break;
+      throw timedOut(`the storage refused to read (${code} ${description})`);
+    }
+    messages.push(direct(header, msg.data));
   }
   return messages;
 }
 
-function direct(msg: Msg): DirectMessage {
-  const headers = msg.headers!;
+/** Behind `NATS/1.0` the first line of a header has a space and the status, if it has one. */
+const STATUS_AT = 8;
+const SPACE = 0x20;
+const SEQUENCE = Buffer.from("\r\nNats-Sequence: ", "latin1");
+const TIME = Buffer.from("\r\nNats-Time-Stamp: ", "latin1");
+
+/** Looks for two lines only: the client's own reading of all headers costs more than all else that is done to an event. */
+function direct(header: Uint8Array, data: Uint8Array): DirectMessage {
+  const bytes = Buffer.from(header.buffer, header.byteOffset, header.byteLength);
   return {
-    seq: Number(headers.get("Nats-Sequence")),
-    timestampMs: Date.parse(headers.get("Nats-Time-Stamp")),
-    header: headerBlock(msg),
-    data: msg.data,
+    seq: Number(lineOf(bytes, SEQUENCE)),
+    timestampMs: Date.parse(lineOf(bytes, TIME)),
+    header,
+    data,
   };
+}
+
+/** The server adds its lines behind those of the publisher. */
+function lineOf(bytes: Buffer, name: Buffer): string {
+  const from = bytes.lastIndexOf(name) + name.length;
+  return bytes.toString("latin1", from, bytes.indexOf("\r", from, "latin1"));
 }

@@ -8,6 +8,7 @@ export const JsError = {
   TEMPORARILY_UNAVAILABLE: 10008,
   CONSUMER_NOT_FOUND: 10014,
   INSUFFICIENT_RESOURCES: 10023,
+  MAXIMUM_CONSUMERS: 10026,
   MESSAGE_NOT_FOUND: 10037,
   NOT_ENABLED_FOR_ACCOUNT: 10039,
   STORAGE_EXCEEDED: 10047,
@@ -55,6 +56,11 @@ export function apiFailure(code: number, text: string, cause?: unknown): Service
     case JsError.INSUFFICIENT_RESOURCES:
     case JsError.STORAGE_EXCEEDED:
       return new ServiceError(ErrorCode.QUOTA_EXCEEDED, "the storage is full", { cause, retryAfterMs: 10_000 });
+    case JsError.MAXIMUM_CONSUMERS:
+      return new ServiceError(ErrorCode.QUOTA_EXCEEDED, "the storage takes no more consumers of this stream", {
+        cause,
+        retryAfterMs: 10_000,
+      });
     case JsError.NO_SUITABLE_PEERS:
     case JsError.REPLICAS_NOT_SUPPORTED:
       return new ServiceError(

@@ -1,6 +1,8 @@
-import { type KV, Kvm } from "@nats-io/kv";
+import { DeliverPolicy } from "@nats-io/jetstream";
+import { Kvm } from "@nats-io/kv";
 import { type Deadline, deadlineIn, pause } from "../domain/deadline.ts";
 import { ErrorCode, ServiceError } from "../domain/errors.ts";
+import { mapLimit } from "../domain/map-limit.ts";
 import type { JetStream } from "./connection.ts";
 import { JsError, jsErrorCode } from "./errors.ts";
 import { headerOf } from "./message.ts";
@@ -36,28 +38,29 @@ export interface Bucket<T> {
   delete(key: string, deadline: Deadline): Promise<void>;
   /** Deletes keys for good; `filter` is a KV subject filter such as `rec.*.abc`. Watches are not told. */
   purge(filter: string, deadline: Deadline): Promise<void>;
-  keys(filter: string, deadline: Deadline): Promise<string[]>;
+  /** What is there, by key. */
+  list(filter: string, deadline: Deadline): Promise<Map<string, T>>;
   /** Reports what is there and then every change, until the bucket is closed. Resolves once what was there is reported. */
   watch(filter: string, onChange: (change: Change<T>) => void): Promise<AsyncDisposable>;
 }
 
 const WATCH_LOAD_MS = 5000;
+/** Requests on their way at once. */
+const PARALLEL = 32;
 
 /** Opens a bucket and creates it where it is missing, on `replicas` servers. */
 export async function openBucket<T>(js: JetStream, name: string, replicas: number): Promise<Bucket<T>> {
-  const kv = await js.call(deadlineIn(30_000), () => new Kvm(js.nc).create(name, { history: 1, replicas }));
-  return new JsonBucket<T>(js, kv, name);
+  await js.call(deadlineIn(30_000), () => new Kvm(js.nc).create(name, { history: 1, replicas }));
+  return new JsonBucket<T>(js, name);
 }
 
 class JsonBucket<T> implements Bucket<T> {
   readonly #js: JetStream;
-  readonly #kv: KV;
   readonly #stream: string;
   readonly #prefix: string;
 
-  constructor(js: JetStream, kv: KV, name: string) {
+  constructor(js: JetStream, name: string) {
     this.#js = js;
-    this.#kv = kv;
     this.#stream = `KV_${name}`;
     this.#prefix = `$KV.${name}.`;
   }
@@ -99,33 +102,45 @@ class JsonBucket<T> implements Bucket<T> {
     await this.#js.call(deadline, () => this.#js.jsm.streams.purge(this.#stream, { filter: this.#prefix + filter }));
   }
 
-  async keys(filter: string, deadline: Deadline): Promise<string[]> {
-    return this.#js.call(deadline, async () => {
-      const keys: string[] = [];
-      for await (const key of await this.#kv.keys(filter)) keys.push(key);
-      return keys;
+  async list(filter: string, deadline: Deadline): Promise<Map<string, T>> {
+    // The client's own listing leaves a consumer behind for five minutes, and a stream has only so many.
+    const { state } = await this.#js.call(deadline, () =>
+      this.#js.jsm.streams.info(this.#stream, { subjects_filter: this.#prefix + filter }),
+    );
+    const keys = Object.keys(state.subjects ?? {}).map((subject) => subject.slice(this.#prefix.length));
+    const found = new Map<string, T>();
+    await mapLimit(keys, PARALLEL, async (key) => {
+      const { value } = await this.get(key, deadline);
+      if (value !== undefined) found.set(key, value);
     });
+    return found;
   }
 
   async watch(filter: string, onChange: (change: Change<T>) => void): Promise<AsyncDisposable> {
     const { promise: loaded, resolve } = Promise.withResolvers<void>();
-    const keys = await this.keys(filter, deadlineIn(30_000));
-    const missing = new Set(keys);
-    if (missing.size === 0) resolve();
-    const entries = await this.#kv.watch({ key: filter });
-    const reading = (async () => {
-      for await (const entry of entries) {
-        const value = entry.operation === "PUT" ? entry.json<T>() : undefined;
-        onChange({ key: entry.key, value, revision: entry.revision });
-        if (missing.delete(entry.key) && missing.size === 0) resolve();
-      }
-    })();
-    // A key that was deleted in between may never be reported.
+    const consumer = await this.#js.call(deadlineIn(30_000), () =>
+      this.#js.jsm.jetstream().consumers.getPushConsumer(this.#stream, {
+        filter_subjects: this.#prefix + filter,
+        deliver_policy: DeliverPolicy.LastPerSubject,
+      }),
+    );
+    const { num_pending: present, name } = await consumer.info(true);
+    if (present === 0) resolve();
+    let reported = 0;
+    const messages = await consumer.consume({
+      callback: (message) => {
+        const value = message.headers?.get("KV-Operation") ? undefined : message.json<T>();
+        onChange({ key: message.subject.slice(this.#prefix.length), value, revision: message.seq });
+        if (++reported === present) resolve();
+      },
+    });
+    // What is overwritten while it is on its way is reported once.
     await Promise.race([loaded, pause(WATCH_LOAD_MS)]);
     return {
-      async [Symbol.asyncDispose]() {
-        entries.stop();
-        await reading;
+      [Symbol.asyncDispose]: async () => {
+        await messages.close();
+        // The server would keep it for five minutes, and a stream has only so many.
+        await this.#js.jsm.consumers.delete(this.#stream, name).catch(() => {});
       },
     };
   }

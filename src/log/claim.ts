@@ -1,5 +1,5 @@
 import type { Deadline } from "../domain/deadline.ts";
-import { notPartitionOwner } from "../domain/errors.ts";
+import { groupNotFound, notPartitionOwner } from "../domain/errors.ts";
 import { type Membership, ownedBy } from "../domain/membership.ts";
 import type { GroupPartition } from "./group-partition.ts";
 import type { GroupInStream, Groups } from "./groups.ts";
@@ -26,7 +26,8 @@ export interface Claim {
 /**
  * Shows that the reader is there and gives what it may read now.
  *
- * @throws ServiceError NOT_PARTITION_OWNER for a reader without a name in a group that has members.
+ * @throws ServiceError NOT_PARTITION_OWNER for a reader without a name in a group that has members;
+ * CONSUMER_GROUP_NOT_FOUND once the group is deleted.
  */
 export async function claim(groups: Groups, group: GroupInStream, reader: Reader, deadline: Deadline): Promise<Claim> {
   const { stream, members } = group;
@@ -34,6 +35,7 @@ export async function claim(groups: Groups, group: GroupInStream, reader: Reader
   const wanted = reader.partitions ? [...new Set(reader.partitions)].sort((a, b) => a - b) : range(stream.partitions);
   if (member) groups.sweep(group);
   for (;;) {
+    if (group.isDeleted) throw groupNotFound(group.group);
     const state = await (member ? members.claim(member, stream.partitions, deadline) : members.live(deadline));
     const [first] = state?.members ?? [];
     if (first && !member)

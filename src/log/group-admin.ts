@@ -58,8 +58,8 @@ export async function createGroup(
   if (existing) return { open: existing, created: false };
   const offsets =
     start === "earliest" ? start : await offsetsOf(groups, stream, range(stream.partitions), start, deadline);
-  const open = await groups.join(group, stream, { start: offsets, settings }, deadline);
-  return { open, created: true };
+  const created = await groups.create(group, stream, { start: offsets, settings }, deadline);
+  return { open: await groups.join(group, stream, { start: "earliest" }, deadline), created };
 }
 
 /** Everything about a group in a stream. */
@@ -135,7 +135,7 @@ export async function seekGroup(
     if (index >= stream.partitions) throw partitionNotFound(stream.name, index, stream.partitions);
   const offsets = await offsetsOf(groups, stream, indexes, position, deadline);
   if (await members.live(deadline)) {
-    await members.seek(new Map(indexes.map((index, place) => [index, offsets[place]!])), deadline);
+    await members.seek(new Map(indexes.map((index, place) => [index, offsets[place]!])), stream.partitions, deadline);
     await mapLimit(indexes, PARALLEL, (index) => {
       const target = open.partition(index);
       return target.exclusive(() => target.prepare(deadline));

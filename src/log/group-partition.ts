@@ -1,6 +1,14 @@
 import { type Deadline, deadlineIn, msLeft, pauseUntil } from "../domain/deadline.ts";
 import { doneUpTo, failedUpTo, failuresAt, movedTo, type Progress, passOver } from "../domain/deliveries.ts";
-import { ErrorCode, invalidOffset, notPartitionOwner, ServiceError, timedOut, unavailable } from "../domain/errors.ts";
+import {
+  ErrorCode,
+  groupNotFound,
+  invalidOffset,
+  notPartitionOwner,
+  ServiceError,
+  timedOut,
+  unavailable,
+} from "../domain/errors.ts";
 import { Mutex } from "../domain/mutex.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import {
@@ -41,6 +49,8 @@ export interface GroupPartitionPlace {
   /** Where the group starts that has stored nothing yet. */
   readonly start: number;
   readonly ackWaitMs: number;
+  /** Whether other gateways hand out its events too. */
+  readonly isShared: () => boolean;
   /** Takes what was handed out too often; undefined: nothing ever is. */
   readonly deadLetters: DeadLetters | undefined;
 }
@@ -370,7 +380,13 @@ export class GroupPartition {
   async seek(offset: number, deadline: Deadline): Promise<void> {
     await this.prepare(deadline);
     await this.#store((record) => movedTo(record, offset), deadline);
-    if (!this.place.streamed) await this.#reset(offset, deadline);
+    if (this.place.streamed) return;
+    for (let at = offset; ; at = this.#record.resume) {
+      await this.#reset(at, deadline);
+      // A commit or seek by way of another gateway may have come in between; its place counts.
+      await this.#load(deadline);
+      if (this.#record.resume === at) return;
+    }
   }
 
   /**
@@ -417,15 +433,26 @@ export class GroupPartition {
     const before = await this.#store(change, deadline);
     const { resume } = this.#record;
     if (this.place.streamed || resume === before.resume) return;
+    let [deliveredSeq, deliveredConsumerSeq] = [this.#position, this.#lastConsumerSeq];
+    if (this.place.isShared()) {
+      // Another gateway may have moved the durable, also back.
+      const state = await durableState(this.#js, this.#jsStream, this.#durable, deadline);
+      if (!state) {
+        this.#connection = 0;
+        return;
+      }
+      this.#adopt(state);
+      ({ deliveredSeq, deliveredConsumerSeq } = state);
+    }
     // Of what other gateways had stored until now, so that a commit behind theirs goes back.
-    if (!this.#handedOut(resume - 1, before)) return this.#reset(resume, deadline);
-    const consumerSeq = this.#lastConsumerSeq - (this.#position - resume);
+    if (resume < before.resume || resume > deliveredSeq) return this.#reset(resume, deadline);
+    const consumerSeq = deliveredConsumerSeq - (deliveredSeq - resume);
     if (consumerSeq > 0) acknowledge(this.#js, this.#jsStream, this.#durable, resume, consumerSeq);
   }
 
   /** Neither behind what is done nor ahead of what was handed out. */
-  #handedOut(offset: number, { resume } = this.#record): boolean {
-    return offset + 1 >= resume && offset < (this.#stream?.next() ?? this.#position);
+  #handedOut(offset: number): boolean {
+    return offset + 1 >= this.#record.resume && offset < (this.#stream?.next() ?? this.#position);
   }
 
   /** Deletes the durable, for good. */
@@ -444,8 +471,10 @@ export class GroupPartition {
 
   async #load(deadline: Deadline): Promise<void> {
     const { value, revision } = await this.#offsets.get(this.place.key, deadline);
-    const record = value ?? { resume: this.place.start };
-    const { epoch, stream, partition } = this.place;
+    const { epoch, group, stream, partition, start } = this.place;
+    // Nothing but the deletion of the group takes it away.
+    if (!value && this.#revision > 0) throw groupNotFound(group);
+    const record = value ?? { resume: start };
     if ((record.epoch ?? 0) > epoch) {
       this.#connection = 0;
       throw notPartitionOwner(`"${stream}"/${partition} has passed to another member`);

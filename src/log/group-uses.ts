@@ -35,7 +35,7 @@ export class GroupUses implements AsyncDisposable {
   async note(group: string, streamId: string, deadline: Deadline): Promise<Set<string>> {
     await this.#bucket.set(groupUseKey(group, streamId, this.#gateways.own), { since: Date.now() }, deadline);
     const place = `${encodeToken(group)}.${streamId}`;
-    for (const key of await this.#bucket.keys(`use.${place}.*`, deadline)) this.#add(key);
+    for (const key of (await this.#bucket.list(`use.${place}.*`, deadline)).keys()) this.#add(key);
     return this.#of(place);
   }
 

@@ -1,9 +1,9 @@
 import type { Logger } from "pino";
-import { type Deadline, deadlineIn } from "../domain/deadline.ts";
-import { groupNotFound } from "../domain/errors.ts";
+import { type Deadline, deadlineIn, msLeft, pause } from "../domain/deadline.ts";
+import { groupNotFound, timedOut } from "../domain/errors.ts";
 import type { Membership } from "../domain/membership.ts";
 import type { JetStream } from "../jetstream/connection.ts";
-import { type Bucket, type Change, openBucket } from "../jetstream/kv.ts";
+import { type Bucket, type Change, openBucket, type Versioned } from "../jetstream/kv.ts";
 import { encodeToken, GROUPS_BUCKET, groupKey, membersKey, OFFSETS_BUCKET, offsetKey } from "../jetstream/names.ts";
 import { partitionStates } from "../jetstream/partitions.ts";
 import type { StreamRecord } from "./catalog.ts";
@@ -33,6 +33,8 @@ export interface GroupRecord extends GroupSettings {
   readonly createdAtMs: number;
   /** First offset of each partition, fixed by the call that first named the group; partitions added later start at 0. */
   readonly start: readonly number[];
+  /** The group is deleted, by a gateway since a time; what it keeps goes first, and the record last. */
+  readonly deleting?: { readonly by: string; readonly sinceMs: number };
 }
 
 /** A group in a stream, as this gateway uses it. */
@@ -42,6 +44,8 @@ export interface GroupInStream {
   /** As it was last seen; whoever holds the group for long brings it up to date. */
   stream: StreamRecord;
   readonly record: GroupRecord;
+  /** From here on nobody reads for it; one that is made anew is another. */
+  readonly isDeleted: boolean;
   readonly members: Members;
   /** What its consumers have returned. */
   readonly returned: GroupReturned;
@@ -72,6 +76,9 @@ export interface GroupStart {
 
 /** Members of gateways that have ended are looked for at most this often. */
 const SWEEP_MS = 1000;
+/** A deletion that has not ended after this long is ended by whoever names the group next. */
+const DELETION_MS = 60_000;
+const DELETION_LOOK_MS = 20;
 
 /**
  * The consumer groups. Groups, their start, members and commits are in JetStream; a gateway keeps only what it can learn
@@ -114,6 +121,21 @@ export class Groups implements AsyncDisposable {
     return groups;
   }
 
+  /** Stores a group that is new in a stream. @returns whether this call did; false when the group is there. */
+  async create(group: string, stream: StreamRecord, start: GroupStart, deadline: Deadline): Promise<boolean> {
+    const { value, revision } = await this.#stored(group, stream, deadline);
+    if (value) return false;
+    const record: GroupRecord = {
+      ...this.#defaults,
+      ...start.settings,
+      group,
+      stream: stream.name,
+      createdAtMs: Date.now(),
+      start: await this.#startOffsets(stream, start.start, deadline),
+    };
+    return (await this.#records.put(groupKey(group, stream.id), record, revision, deadline)) !== undefined;
+  }
+
   /** The group in a stream, created if it is new there. */
   async join(group: string, stream: StreamRecord, start: GroupStart, deadline: Deadline): Promise<GroupInStream> {
     return (await this.#opened(group, stream, start, deadline))!;
@@ -134,22 +156,40 @@ export class Groups implements AsyncDisposable {
 
   /** The records of a group, one for each stream that it reads; of all groups when `group` is undefined. */
   async records(group: string | undefined, deadline: Deadline): Promise<GroupRecord[]> {
-    const keys = await this.#records.keys(`rec.${group === undefined ? "*" : encodeToken(group)}.*`, deadline);
-    const found = await Promise.all(keys.map((key) => this.#records.get(key, deadline)));
-    return found.flatMap(({ value }) => (value ? [value] : []));
+    const found = await this.#records.list(`rec.${group === undefined ? "*" : encodeToken(group)}.*`, deadline);
+    return [...found.values()].filter(({ deleting }) => !deleting);
   }
 
-  /** Removes a group from a stream with all that it keeps. */
-  async delete(open: GroupInStream, deadline: Deadline): Promise<void> {
-    const { group, stream } = open;
+  /**
+   * Removes a group from a stream with all that it keeps. Every gateway is told first, so that no poll or stream which
+   * is open brings any of it back.
+   *
+   * @throws ServiceError CONSUMER_GROUP_NOT_FOUND when another call has done so.
+   */
+  async delete({ group, stream }: GroupInStream, deadline: Deadline): Promise<void> {
+    const { value, revision } = await this.#records.get(groupKey(group, stream.id), deadline);
+    if (!value || value.deleting || !(await this.#remove(value, stream, revision, deadline)))
+      throw groupNotFound(group);
+  }
+
+  /** @returns false when another call has changed the record, which is then left alone. */
+  async #remove(record: GroupRecord, stream: StreamRecord, revision: number, deadline: Deadline): Promise<boolean> {
+    const { group } = record;
+    const key = groupKey(group, stream.id);
+    const deleting = { by: this.gateways.own, sinceMs: Date.now() };
+    const marked = await this.#records.put(key, { ...record, deleting }, revision, deadline);
+    if (marked === undefined) return false;
+    this.#close(key, marked);
+    const open = await this.#load(record, stream, marked, new Set(), deadline);
+    open.close();
     for (let index = 0; index < stream.partitions; index++) await open.partition(index).remove(deadline);
     await this.#offsets.purge(`${encodeToken(group)}.${stream.id}.*`, deadline);
     await this.#returned.forgetGroup(group, stream.id, deadline);
     await this.#records.purge(`use.${encodeToken(group)}.${stream.id}.*`, deadline);
     // Deleted, not purged: other gateways are told.
     await this.#records.delete(membersKey(group, stream.id), deadline);
-    await this.#records.delete(groupKey(group, stream.id), deadline);
-    this.#open.delete(groupKey(group, stream.id));
+    await this.#records.delete(key, deadline);
+    return true;
   }
 
   /** Removes everything that groups keep about a stream. */
@@ -222,30 +262,48 @@ export class Groups implements AsyncDisposable {
     deadline: Deadline,
   ): Promise<OpenGroup | undefined> {
     const key = groupKey(group, stream.id);
-    let { value: record, revision } = await this.#records.get(key, deadline);
-    if (!record) {
+    if (!(await this.#stored(group, stream, deadline)).value) {
       if (start === undefined) return undefined;
-      record = {
-        ...this.#defaults,
-        ...start.settings,
-        group,
-        stream: stream.name,
-        createdAtMs: Date.now(),
-        start: await this.#startOffsets(stream, start.start, deadline),
-      };
       // When another call came first, its start is the group's.
-      if ((await this.#records.put(key, record, revision, deadline)) === undefined)
-        ({ value: record = record, revision } = await this.#records.get(key, deadline));
+      await this.create(group, stream, start, deadline);
     }
     const others = await this.#uses.note(group, stream.id, deadline);
-    const members = new Members(this.#memberships, membersKey(group, stream.id), record.sessionTimeoutMs);
-    await members.reload(deadline);
+    // Read after the note, so that whoever deletes the group either finds the note or is seen here.
+    const { value: record, revision } = await this.#records.get(key, deadline);
+    if (!record || record.deleting) throw groupNotFound(group);
+    const open = await this.#load(record, stream, revision, others, deadline);
     const present = this.#open.get(key);
     if (present) return present;
-    const returned = this.#returned.of(group, stream.id);
-    const open = new OpenGroup(this.#deadLetters, this.#offsets, record, stream, members, returned, others);
     this.#open.set(key, open);
     return open;
+  }
+
+  async #load(
+    record: GroupRecord,
+    stream: StreamRecord,
+    revision: number,
+    others: Set<string>,
+    deadline: Deadline,
+  ): Promise<OpenGroup> {
+    const { group, sessionTimeoutMs } = record;
+    const members = new Members(this.#memberships, group, membersKey(group, stream.id), sessionTimeoutMs);
+    await members.reload(deadline);
+    const returned = this.#returned.of(group, stream.id);
+    return new OpenGroup(this.#deadLetters, this.#offsets, record, revision, stream, members, returned, others);
+  }
+
+  /** The record of a group; waits for the end of its deletion. @throws ServiceError TIMEOUT. */
+  async #stored(group: string, stream: StreamRecord, deadline: Deadline): Promise<Versioned<GroupRecord>> {
+    for (;;) {
+      const stored = await this.#records.get(groupKey(group, stream.id), deadline);
+      const { value, revision } = stored;
+      if (!value?.deleting) return stored;
+      const { by, sinceMs } = value.deleting;
+      const isUnderWay = Date.now() - sinceMs < DELETION_MS && (await this.gateways.lives(by));
+      if (!isUnderWay) await this.#remove(value, stream, revision, deadline);
+      else if (msLeft(deadline) === 0) throw timedOut(`consumer group "${group}" is still being deleted`);
+      else await pause(DELETION_LOOK_MS, deadline);
+    }
   }
 
   async #startOffsets(
@@ -270,13 +328,19 @@ export class Groups implements AsyncDisposable {
     this.#open.get(`rec${change.key.slice(3)}`)?.members.changed(change);
   }
 
-  #recordChanged({ key, value }: Change<GroupRecord>): void {
-    if (value) this.#open.get(key)?.adopt(value);
-    else {
-      const open = this.#open.get(key);
-      if (open) this.#returned.dropGroup(open.group, open.stream.id);
-      this.#open.delete(key);
-    }
+  #recordChanged({ key, value, revision }: Change<GroupRecord>): void {
+    if (value && !value.deleting) this.#open.get(key)?.adopt(value);
+    else this.#close(key, revision);
+  }
+
+  /** The group was deleted by the write of a revision. */
+  #close(key: string, revision: number): void {
+    const open = this.#open.get(key);
+    // Made anew since.
+    if (!open || open.revision > revision) return;
+    this.#open.delete(key);
+    this.#returned.dropGroup(open.group, open.stream.id);
+    open.close();
   }
 }
 
@@ -289,6 +353,9 @@ class OpenGroup implements GroupInStream {
   readonly others: Set<string>;
   stream: StreamRecord;
   record: GroupRecord;
+  /** Of the record when it was read. */
+  readonly revision: number;
+  isDeleted = false;
   turn = 0;
   sweptAt = Number.NEGATIVE_INFINITY;
   readonly #offsets: Bucket<OffsetRecord>;
@@ -298,11 +365,13 @@ class OpenGroup implements GroupInStream {
     context: DeadLetterContext,
     offsets: Bucket<OffsetRecord>,
     record: GroupRecord,
+    revision: number,
     stream: StreamRecord,
     members: Members,
     returned: GroupReturned,
     others: Set<string>,
   ) {
+    this.revision = revision;
     this.js = context.js;
     this.returned = returned;
     const { maxDeliveries, deadLetterStream } = record;
@@ -325,6 +394,11 @@ class OpenGroup implements GroupInStream {
     this.members.sessionTimeoutMs = record.sessionTimeoutMs;
   }
 
+  close(): void {
+    this.isDeleted = true;
+    this.members.close();
+  }
+
   forgetHandedOut(): void {
     for (let index = 0; index < this.stream.partitions; index++) this.partition(index).forgetHandedOut();
   }
@@ -344,6 +418,7 @@ class OpenGroup implements GroupInStream {
         key: offsetKey(this.group, this.stream.id, index),
         start: this.record.start[index] ?? 0,
         ackWaitMs: this.record.ackWaitMs,
+        isShared: () => this.shared,
         deadLetters: this.deadLetters,
       });
       this.#partitions[index] = partition;

@@ -1,5 +1,5 @@
 import type { Deadline } from "../domain/deadline.ts";
-import { notPartitionOwner } from "../domain/errors.ts";
+import { groupNotFound, notPartitionOwner } from "../domain/errors.ts";
 import {
   acknowledge,
   commitFault,
@@ -35,6 +35,7 @@ const RENEW_PART = 1 / 8;
  */
 export class Members {
   readonly #bucket: Bucket<Membership>;
+  readonly #group: string;
   readonly #key: string;
   readonly #listeners = new Set<() => void>();
   /** Steps of this gateway follow each other; only those of others can come in between. */
@@ -44,9 +45,17 @@ export class Members {
   #state: Membership | undefined;
   #revision = 0;
   #loaded = false;
+  #isClosed = false;
 
-  constructor(bucket: Bucket<Membership>, key: string, sessionTimeoutMs: number, clock: () => number = Date.now) {
+  constructor(
+    bucket: Bucket<Membership>,
+    group: string,
+    key: string,
+    sessionTimeoutMs: number,
+    clock: () => number = Date.now,
+  ) {
     this.#bucket = bucket;
+    this.#group = group;
     this.#key = key;
     this.sessionTimeoutMs = sessionTimeoutMs;
     this.#clock = clock;
@@ -83,6 +92,12 @@ export class Members {
     if (revision < this.#revision) return;
     this.#loaded = true;
     this.#adopt(value, revision);
+  }
+
+  /** The group is deleted: nobody is a member any more, and nobody becomes one. */
+  close(): void {
+    this.#isClosed = true;
+    for (const listener of [...this.#listeners]) listener();
   }
 
   /** Reads the stored state anew. */
@@ -159,8 +174,8 @@ export class Members {
   }
 
   /** Begins a new epoch of some partitions at offsets: what was handed out before can't be committed any more. */
-  async seek(offsets: ReadonlyMap<number, number>, deadline: Deadline): Promise<void> {
-    await this.#change(0, deadline, (state) => restart(state, [...offsets.keys()], offsets));
+  async seek(offsets: ReadonlyMap<number, number>, partitions: number, deadline: Deadline): Promise<void> {
+    await this.#change(partitions, deadline, (state) => restart(state, [...offsets.keys()], offsets));
   }
 
   /** Takes out members whose gateway has ended; its streams are closed. */
@@ -206,10 +221,12 @@ export class Members {
     return lapsed(state, nowMs, this.sessionTimeoutMs + this.renewMs);
   }
 
+  /** @throws ServiceError CONSUMER_GROUP_NOT_FOUND once the group is deleted. */
   #change(partitions: number, deadline: Deadline, step: (state: Membership) => Membership): Promise<Membership> {
     return this.#mutex.run(async () => {
       if (!this.#loaded) await this.reload(deadline);
       for (;;) {
+        if (this.#isClosed) throw groupNotFound(this.#group);
         const before = this.#state ?? noMembers(partitions);
         const next = step(resize(before, partitions));
         if (next === before) return before;

@@ -80,7 +80,7 @@ export class PartitionReader {
    * @throws ServiceError INVALID_OFFSET where the storage has lost events; what reading failed with.
    */
   take(take: (event: StoredEvent) => boolean): void {
-    if (this.#failure !== undefined) throw this.#failure;
+    if (this.#failure !== undefined && this.#ahead.length === 0) throw this.#failure;
     const takes = (event: StoredEvent) => event.offset < this.#end && (this.#isPassed(event.offset) || take(event));
     let taken = 0;
     for (const event of this.#ahead) {
@@ -89,8 +89,13 @@ export class PartitionReader {
       taken++;
     }
     if (taken > 0) this.#ahead.splice(0, taken);
-    if (this.#ahead.length > 0) return;
-    if (this.#next < this.#tail.start) return void this.#readOn();
+    const last = this.#ahead.at(-1);
+    if (last) {
+      // What it takes next is on its way while this is sent.
+      if (this.#ahead.length <= BATCH / 2 && last.offset + 1 < this.#tail.start) void this.#readOn(last.offset + 1);
+      return;
+    }
+    if (this.#next < this.#tail.start) return void this.#readOn(this.#next);
     for (const event of this.#tail.from(this.#next)) {
       if (!takes(event)) return;
       this.#next = event.offset + 1;
@@ -103,15 +108,14 @@ export class PartitionReader {
     this.#tail.release();
   }
 
-  async #readOn(): Promise<void> {
-    if (this.#reading) return;
+  async #readOn(from: number): Promise<void> {
+    if (this.#reading || this.#failure !== undefined) return;
     this.#reading = true;
     const moves = this.#moves;
-    const from = this.#next;
     try {
-      const events = await this.#read(from);
+      const events = await this.#tail.reads.run(async () => (moves === this.#moves ? await this.#read(from) : []));
       if (moves !== this.#moves) return;
-      this.#ahead = events;
+      this.#ahead.push(...events);
     } catch (error) {
       if (moves === this.#moves) this.#failure = error;
     } finally {
@@ -146,5 +150,5 @@ export class PartitionReader {
   }
 }
 
-/** Bytes that a reader holds of what it has read ahead. */
-const READ_AHEAD_BYTES = 1024 * 1024;
+/** Bytes of one request to the storage; a reader holds what two of them brought at most. */
+const READ_AHEAD_BYTES = 512 * 1024;

@@ -1,5 +1,12 @@
 import { type Deadline, deadlineIn, msLeft, pauseUntil } from "../domain/deadline.ts";
-import { ErrorCode, invalidOffset, partitionNotFound, ServiceError, streamNotFound } from "../domain/errors.ts";
+import {
+  ErrorCode,
+  groupNotFound,
+  invalidOffset,
+  partitionNotFound,
+  ServiceError,
+  streamNotFound,
+} from "../domain/errors.ts";
 import type { StoredEvent } from "../domain/event.ts";
 import { mapLimit } from "../domain/map-limit.ts";
 import type { JetStream } from "../jetstream/connection.ts";
@@ -96,6 +103,7 @@ export async function poll(
       while (run.events.length === 0 && msLeft(until) > 0 && !changes.signal.aborted) {
         const came = await run.wait(until, changes.signal);
         deadline = deadlineIn(workMs);
+        if (group.isDeleted) throw groupNotFound(group.group);
         if (came) await run.take(deadline);
       }
       if (options.signal.aborted) throw options.signal.reason;

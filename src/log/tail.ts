@@ -1,5 +1,6 @@
 import type { Logger } from "pino";
 import type { StoredEvent } from "../domain/event.ts";
+import { Gate } from "../domain/gate.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { follow } from "../jetstream/follow.ts";
 import { partitionStream } from "../jetstream/names.ts";
@@ -11,6 +12,8 @@ const KEPT_BYTES = 64 * 1024 * 1024;
 const KEPT_EVENTS = 8192;
 /** Beside its texts and payload an event costs about so much. */
 const EVENT_OVERHEAD = 200;
+/** Reads of the storage at a time, of all readers that are behind: more would only make each of them late. */
+const READS_AT_ONCE = 8;
 /** A tail without readers is kept so long, for the next one. */
 const LINGER_MS = 2000;
 
@@ -22,6 +25,7 @@ export class Tails {
   readonly #js: JetStream;
   readonly #log: Logger;
   readonly #tails = new Map<string, Tail>();
+  readonly #reads = new Gate(READS_AT_ONCE);
 
   constructor(js: JetStream, log: Logger) {
     this.#js = js;
@@ -39,7 +43,8 @@ export class Tails {
     let tail = this.#tails.get(key);
     if (!tail) {
       const limitBytes = () => KEPT_BYTES / this.#tails.size;
-      tail = new Tail(this.#js, this.#log, stream, partition, endOffset, limitBytes, () => this.#tails.delete(key));
+      const place = { stream, partition, endOffset };
+      tail = new Tail(this.#js, this.#log, place, this.#reads, limitBytes, () => this.#tails.delete(key));
       this.#tails.set(key, tail);
     }
     tail.acquire();
@@ -56,6 +61,8 @@ const CLOSED = new Error("the tail is closed");
 
 /** The newest events of one partition. */
 export class Tail {
+  /** What its readers read from the storage passes here. */
+  readonly reads: Gate;
   readonly #over = new AbortController();
   readonly #listeners = new Set<() => void>();
   readonly #limitBytes: () => number;
@@ -72,12 +79,13 @@ export class Tail {
   constructor(
     js: JetStream,
     log: Logger,
-    stream: string,
-    partition: number,
-    endOffset: number,
+    place: { readonly stream: string; readonly partition: number; readonly endOffset: number },
+    reads: Gate,
     limitBytes: () => number,
     onClose: () => void,
   ) {
+    const { stream, partition, endOffset } = place;
+    this.reads = reads;
     this.#start = endOffset;
     this.#end = endOffset;
     this.#limitBytes = limitBytes;

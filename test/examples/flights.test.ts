@@ -5,6 +5,7 @@ import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { text } from "node:stream/consumers";
+import { pipeline } from "node:stream/promises";
 import { fileURLToPath } from "node:url";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { ServiceProcess } from "../../examples/service-process.ts";
@@ -51,6 +52,10 @@ describe("example flights", () => {
     expect(output).toContain("ok       archive: committed events that came again: 0\n");
     expect(output).toContain("ok       archive: uncommitted events that came again: 500\n");
     expect(output).toContain("ok       archive: events: 5000\n");
+    expect(output).toMatch(/^live +5000 events published and read, /m);
+    expect(output).toMatch(/^ +anna +\d+ events, \d+ more not committed, then cut off$/m);
+    expect(output).toContain("ok       live: anna died with events that she had not committed: true\n");
+    expect(output).toContain("ok       live: events: 5000\n");
     expect(output).toMatch(/^All \d+ checks hold\.$/m);
     expect(code).toBe(0);
     expect(leftFolders()).toEqual(before);
@@ -137,10 +142,20 @@ async function closedAddress(): Promise<string> {
 async function proxy(target: string, change: (path: string, answer: string) => string): Promise<string> {
   const server: Server = createServer(async (req, res) => {
     const body = await text(req);
+    const gone = new AbortController();
+    res.on("close", () => gone.abort());
     const answer = await fetch(`${target}${req.url}`, {
       method: req.method!,
+      signal: gone.signal,
+      headers: { accept: req.headers.accept ?? "*/*" },
       ...(body ? { body, headers: { "content-type": "application/json" } } : {}),
     });
+    if (req.url!.includes("/events/stream?")) {
+      res.writeHead(answer.status, { "content-type": answer.headers.get("content-type")! });
+      // Either side may go; the other then goes too.
+      await pipeline(answer.body!, res).catch(() => {});
+      return;
+    }
     const changed = change(req.url!, await answer.text());
     res.writeHead(answer.status, { "content-type": "application/json" }).end(changed);
   });

@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { deadlineIn, pause } from "../../src/domain/deadline.ts";
-import { durableName, partitionStream } from "../../src/jetstream/names.ts";
+import { durableName, GROUPS_BUCKET, OFFSETS_BUCKET, partitionStream } from "../../src/jetstream/names.ts";
 import type { StreamRecord } from "../../src/log/catalog.ts";
 import { commit } from "../../src/log/commit.ts";
 import { type PollOptions, type PollResult, poll } from "../../src/log/poll.ts";
@@ -219,4 +219,19 @@ describe("a gateway that ended without a word", () => {
     expect(offsetsOf(await take(stream, "g"))).toEqual([2, 3]);
     await other[Symbol.asyncDispose]();
   });
+});
+
+test("what a gateway looks up and follows of groups leaves no consumer behind", async () => {
+  const consumers = async () => {
+    const infos = [GROUPS_BUCKET, OFFSETS_BUCKET].map((name) => log.js.jsm.streams.info(`KV_${name}`));
+    return (await Promise.all(infos)).map(({ state }) => state.consumer_count);
+  };
+  const stream = await streamOf(1);
+  const before = await consumers();
+  for (const group of ["a", "b", "c"]) {
+    const joined = await log.groups.join(group, stream, { start: "earliest" }, deadlineIn(5000));
+    await (await log.groups.followCommits(joined))[Symbol.asyncDispose]();
+    expect(await log.groups.records(group, deadlineIn(5000))).toHaveLength(1);
+  }
+  expect(await consumers()).toEqual(before);
 });

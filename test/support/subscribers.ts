@@ -1,44 +1,14 @@
-import { ConnectError, createClient, type Transport } from "@connectrpc/connect";
+import type { Transport } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
 import { createGrpcWebTransport } from "@connectrpc/connect-web";
-import { ErrorInfoSchema } from "../../gen/google/rpc/error_details_pb.js";
-import { EventService } from "../../gen/millrace/v1/events_pb.js";
-
-/** What a subscription is asked for, in every protocol. */
-export interface SubscribeRequest {
-  consumerGroup?: string;
-  consumerId?: string;
-  offset?: string;
-  resumeToken?: string;
-  partition?: number[];
-  filter?: string;
-  autoCommit?: boolean;
-  limit?: number;
-  maxUncommitted?: number;
-  heartbeat?: number;
-  keepMembership?: boolean;
-}
-
-/** One thing that a subscription told; over HTTP each event comes by itself. */
-export interface Told {
-  events: { partition: number; offset: number; value: unknown }[];
-  assignment?: { consumerId: string; generation: number; partitions: number[] };
-  caughtUp?: boolean;
-  heartbeat?: boolean;
-  resumeToken?: string;
-}
-
-/** How a subscription was ended by the service. */
-export class SubscriptionFailure extends Error {
-  readonly code: number;
-  constructor(code: number, message: string) {
-    super(`${code}: ${message}`);
-    this.code = code;
-  }
-}
+import { failureOf, type SubscribeRequest, type Told, toldByRpc } from "./told.ts";
 
 export interface Subscriber {
   readonly name: string;
+  /** False: an API that keeps the error of a refused call to itself. Default: true. */
+  readonly seesRefusals?: boolean;
+  /** False: an API that keeps heartbeats to itself. Default: true. */
+  readonly seesHeartbeats?: boolean;
   subscribe(url: string, stream: string, request: SubscribeRequest, signal: AbortSignal): AsyncIterable<Told>;
 }
 
@@ -72,32 +42,12 @@ function rpc(
     async *subscribe(url, streamName, request, signal) {
       const { transport, sessionManager } = connect(url);
       try {
-        const answers = createClient(EventService, transport).subscribe({ streamName, ...request }, { signal });
-        for await (const { events, assignment, caughtUp, heartbeat, resumeToken } of answers)
-          yield {
-            events: events.map(({ partition, offset, payload }) => ({
-              partition,
-              offset: Number(offset),
-              value: payload.case === "value" ? plain(payload.value) : payload.value,
-            })),
-            caughtUp,
-            heartbeat,
-            ...(resumeToken === undefined ? {} : { resumeToken }),
-            ...(assignment ? { assignment: { ...assignment, generation: Number(assignment.generation) } } : {}),
-          };
-      } catch (error) {
-        if (signal.aborted) return;
-        const [info] = ConnectError.from(error).findDetails(ErrorInfoSchema);
-        throw new SubscriptionFailure(Number(info?.metadata.code ?? 0), String(error));
+        yield* toldByRpc(transport, streamName, request, signal);
       } finally {
         sessionManager?.abort();
       }
     },
   };
-}
-
-function plain({ kind }: { kind: { case: string | undefined; value?: unknown } }): unknown {
-  return kind.case === "nullValue" ? null : kind.value;
 }
 
 function overHttp(
@@ -156,9 +106,4 @@ async function* split(chunks: AsyncIterable<string>, separator: string): AsyncGe
     rest = parts.pop()!;
     for (const part of parts) if (part !== "") yield part;
   }
-}
-
-function failureOf(body: object): SubscriptionFailure {
-  const { code, description } = (body as { error: { code: number; description: string } }).error;
-  return new SubscriptionFailure(code, description);
 }
