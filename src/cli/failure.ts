@@ -93,7 +93,12 @@ export function failureOf(error: unknown): Failure {
     const description = fields.length > 0 ? fields.map(fieldText).join("; ") : error.rawMessage;
     return { exitCode: exitOfCode(code), code, message: info.reason, description };
   }
-  return { exitCode: EXIT_OF_STATUS[error.code] ?? Exit.FAILED, description: error.rawMessage };
+  const exitCode = EXIT_OF_STATUS[error.code] ?? Exit.FAILED;
+  if (error.code !== Code.Unavailable) return { exitCode, description: error.rawMessage };
+  return {
+    exitCode,
+    description: `the service is out of reach: ${error.rawMessage}; --url or MILLRACE_URL says where it is`,
+  };
 }
 
 const fieldText = ({ field, description }: { field: string; description: string }): string =>

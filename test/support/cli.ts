@@ -30,12 +30,14 @@ export interface RunOptions {
   readonly env?: NodeJS.ProcessEnv;
   /** Its standard input; undefined leaves it open for {@link Running.write}. */
   readonly input?: string;
+  /** The Node to start it with; default the one that runs the tests. */
+  readonly node?: string;
 }
 
 /** Starts `millrace` as a process; it is ended with the test. */
-export function start(args: readonly string[], { url, env, input }: RunOptions = {}): Running {
+export function start(args: readonly string[], { url, env, input, node = process.execPath }: RunOptions = {}): Running {
   const { MILLRACE_URL: _, MILLRACE_API_KEY: __, ...rest } = process.env;
-  const child = spawn(process.execPath, [BIN, ...args], {
+  const child = spawn(node, [BIN, ...args], {
     env: { ...rest, ...(url === undefined ? {} : { MILLRACE_URL: url }), ...env },
     stdio: ["pipe", "pipe", "pipe"],
   });
