@@ -20,6 +20,8 @@ export class Committer {
   readonly #group: string;
   readonly #stream: string;
   readonly #written = new Map<number, bigint>();
+  /** Events that came out of order, after they had been returned: each is committed by itself. */
+  #returned: { partition: number; offset: bigint }[] = [];
   #member: Membership | undefined;
   #committedAt = performance.now();
 
@@ -36,12 +38,15 @@ export class Committer {
 
   /** These events have been written out. */
   wrote(events: readonly Event[]): void {
-    for (const { partition, offset } of events) this.#written.set(partition, offset);
+    for (const { partition, offset, deliveryAttempt } of events)
+      if (deliveryAttempt === undefined) this.#written.set(partition, offset);
+      else this.#returned.push({ partition, offset });
   }
 
   /** Forgets what is not committed: the subscription broke, and its events come again. */
   forget(): void {
     this.#written.clear();
+    this.#returned = [];
   }
 
   /** Commits if the last time was long enough ago. */
@@ -51,8 +56,9 @@ export class Committer {
 
   /** Commits all that was written out. Partitions that another member has by now are left to it. */
   async commit(): Promise<void> {
-    const offsets = [...this.#written].map(([partition, offset]) => ({ stream: this.#stream, partition, offset }));
-    this.#written.clear();
+    const places = [...[...this.#written].map(([partition, offset]) => ({ partition, offset })), ...this.#returned];
+    const offsets = places.map((place) => ({ stream: this.#stream, ...place }));
+    this.forget();
     this.#committedAt = performance.now();
     if (offsets.length === 0) return;
     try {

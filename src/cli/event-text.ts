@@ -10,8 +10,9 @@ const JSON_TYPE = "application/json";
  * @param event with its payload as `data`.
  */
 export function eventJson(event: Event): string {
-  const { eventId, partition, offset, key, headers } = event;
-  const head = JSON.stringify({ eventId, partition, offset: Number(offset), timestamp: time(event.timestamp), key });
+  const { eventId, partition, offset, key, headers, deliveryAttempt } = event;
+  const place = { eventId, partition, offset: Number(offset), timestamp: time(event.timestamp) };
+  const head = JSON.stringify({ ...place, key, deliveryAttempt });
   const tail = Object.keys(headers).length > 0 ? `,"headers":${JSON.stringify(headers)}` : "";
   return `${head.slice(0, -1)},${payloadJson(event)}${tail}}`;
 }

@@ -22,7 +22,7 @@ export interface EventShape {
 
 const JSON_TYPE = "application/json";
 /** What a consumed event has beside what can be published. */
-const READ_ONLY = ["offset", "timestamp"];
+const READ_ONLY = ["offset", "timestamp", "deliveryAttempt"];
 
 /** An event with these bytes as its payload. */
 export function eventOfBytes(data: Uint8Array, contentType: string, shape: EventShape): PublishEvent {

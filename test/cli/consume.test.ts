@@ -154,6 +154,25 @@ describe("consume in a group", () => {
     expect((await run("groups", "describe", group)).json[0].lag).toBe(0);
   });
 
+  test("commits a returned event by itself", async () => {
+    const group = freshName("g");
+    await publish(1, 2);
+    await run("consume", stream, "--group", group, "--max", "2");
+    const events = [{ stream, partition: 0, offset: 0 }];
+    const answer = await fetch(`${service.url}/api/v1/consumers/${group}/nack`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ events }),
+    });
+    expect(answer.status).toBe(200);
+    await eventually("it comes again and is done", async () => {
+      const { json } = await run("consume", stream, "--group", group, "--commit");
+      return json.some((event) => event.deliveryAttempt === 2 && event.value === 1);
+    });
+    const { json } = await run("groups", "describe", group);
+    expect(json[0].streams[0].partitions[0]).toMatchObject({ committedOffset: 1, returned: 0, lag: 0 });
+  });
+
   test("ends when it has no partition to read", async () => {
     const group = freshName("g");
     const first = start(["consume", stream, "-g", group, "-f"], { url: service.url });

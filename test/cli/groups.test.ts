@@ -13,9 +13,14 @@ beforeEach(async () => {
   await run("publish", stream, "1", "2", "3");
 });
 
+const DEAD = ["--max-deliveries", "5", "--dead-letters", "dead"];
+
 test("creates, lists, describes and deletes a group", async () => {
-  const created = await run("groups", "create", group, stream, "--from", "1", "--ack-wait", "5s");
-  expect(created.json[0]).toMatchObject({ consumerGroup: group, streams: [{ stream, config: { ackWait: 5000 } }] });
+  const created = await run("groups", "create", group, stream, "--from", "1", "--ack-wait", "5s", ...DEAD);
+  expect(created.json[0]).toMatchObject({
+    consumerGroup: group,
+    streams: [{ stream, config: { ackWait: 5000, maxDeliveries: 5 } }],
+  });
   expect((await run("groups", "create", group, stream, "--ack-wait", "6s")).code).toBe(4);
   const listed = await run("groups", "list", "--stream", stream);
   expect(listed.json).toEqual([{ consumerGroup: group, streams: [stream], members: 0 }]);
@@ -36,7 +41,7 @@ test("shows the lag in a table", async () => {
   await run("consume", stream, "--group", group, "--commit", "--max", "1");
   const { stdout } = await run("groups", "describe", group, "--table");
   expect(stdout).toMatch(/^Lag +2$/m);
-  expect(stdout).toMatch(/^PARTITION +MEMBER +COMMITTED +NEXT +END +LAG +BEHIND\n +0 +0 +\d +3 +2 +\S+$/m);
+  expect(stdout).toMatch(/^PARTITION +MEMBER +COMMITTED +NEXT +END +LAG +RETURNED +BEHIND\n +0 +0 +\d +3 +2 +0 +\S+$/m);
   expect((await run("groups", "list", "--stream", stream, "--table")).stdout).toMatch(
     new RegExp(`^GROUP +MEMBERS +STREAMS\\n${group} +0 +${stream}\\n$`),
   );

@@ -26,6 +26,12 @@ Examples:
   $ millrace groups seek billing orders --to 2026-01-31T12:00:00Z     what came at noon and later
 `;
 
+const CREATE_EXAMPLES = `
+Examples:
+  $ millrace groups create billing orders --from latest
+  $ millrace groups create mails orders --ack-wait 2m --max-deliveries 5 --dead-letters orders-dead
+`;
+
 /** `millrace groups`: who reads, how far, and how far behind. */
 export function groupsCommand(): Command {
   const groups = new Command("groups").description("list, describe, create, seek and delete consumer groups");
@@ -49,6 +55,9 @@ export function groupsCommand(): Command {
     .option("--from <position>", "where it starts: earliest, latest, an offset or an RFC 3339 time (default: earliest)")
     .option("--ack-wait <span>", "after it, what is not committed is handed out again (default: 30s)", duration)
     .option("--session-timeout <span>", "a member that stays away longer loses its share (default: 30s)", duration)
+    .option("--max-deliveries <n>", "an event is handed out so often at most, 1 to 100", wholeNumber(1, 100))
+    .option("--dead-letters <stream>", "where it goes then; created if missing")
+    .addHelpText("after", CREATE_EXAMPLES)
     .action(create);
   groups
     .command("seek")
@@ -107,11 +116,18 @@ async function describe(consumerGroup: string, { stream }: { stream?: string }, 
 async function create(
   consumerGroup: string,
   stream: string,
-  options: { from?: string; ackWait?: number; sessionTimeout?: number },
+  options: {
+    from?: string;
+    ackWait?: number;
+    sessionTimeout?: number;
+    maxDeliveries?: number;
+    deadLetters?: string;
+  },
   command: Command,
 ): Promise<void> {
   const { api, call, out } = contextOf(command);
-  const { from: offset, ...config } = options;
+  const { from: offset, deadLetters, ...times } = options;
+  const config = { ...times, ...(deadLetters === undefined ? {} : { deadLetterStream: deadLetters }) };
   const { group } = await api.groups.createConsumerGroup(
     { consumerGroup, stream, config, ...(offset === undefined ? {} : { offset }) },
     call,
@@ -166,6 +182,8 @@ function groupStreamText(part: ConsumerGroupStream): string {
     ["Generation", part.generation],
     ["Ack wait", part.config?.ackWait === undefined ? undefined : span(part.config.ackWait)],
     ["Session timeout", part.config?.sessionTimeout === undefined ? undefined : span(part.config.sessionTimeout)],
+    ["Most deliveries", part.config?.maxDeliveries],
+    ["Dead letters", part.config?.deadLetterStream],
     ["Created", time(part.createdAt)],
   ]);
   const members = part.members.length > 0 ? `\n${table(part.members, MEMBER_COLUMNS)}` : "";
@@ -192,5 +210,6 @@ const PARTITION_COLUMNS: readonly Column<ConsumerGroupPartition>[] = [
   { title: "NEXT", of: ({ position }) => position },
   { title: "END", of: ({ endOffset }) => endOffset },
   { title: "LAG", of: ({ lag }) => lag },
+  { title: "RETURNED", of: ({ returned }) => returned },
   { title: "BEHIND", of: ({ lagSeconds }) => (lagSeconds > 0 ? span(lagSeconds * 1000) : "") },
 ];
