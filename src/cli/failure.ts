@@ -61,6 +61,8 @@ const EXIT_OF_STATUS: Partial<Record<Code, number>> = {
   [Code.Unimplemented]: Exit.NOT_FOUND,
   [Code.Unauthenticated]: Exit.NOT_ALLOWED,
   [Code.PermissionDenied]: Exit.NOT_ALLOWED,
+  // A connection that broke.
+  [Code.Aborted]: Exit.UNAVAILABLE,
   [Code.Unavailable]: Exit.UNAVAILABLE,
   [Code.DeadlineExceeded]: Exit.UNAVAILABLE,
   [Code.ResourceExhausted]: Exit.UNAVAILABLE,
@@ -79,6 +81,13 @@ export function errorCodeOf(error: unknown): number {
 /** Whether the same call may succeed a little later: the service is out of reach, busy or slow. */
 export const isPassing = (error: unknown): boolean => failureOf(error).exitCode === Exit.UNAVAILABLE;
 
+/** Whether a stream of answers may go on by another call: the failure is in passing, or the connection's and not the service's. */
+export function isInterrupted(error: unknown): boolean {
+  if (!(error instanceof ConnectError)) return false;
+  const { code, exitCode } = failureOf(error);
+  return exitCode === Exit.UNAVAILABLE || (code === undefined && exitCode === Exit.FAILED);
+}
+
 /** Any failure in words, with its exit code. */
 export function failureOf(error: unknown): Failure {
   if (error instanceof CliError) return { exitCode: error.exitCode, description: error.message };
@@ -94,7 +103,7 @@ export function failureOf(error: unknown): Failure {
     return { exitCode: exitOfCode(code), code, message: info.reason, description };
   }
   const exitCode = EXIT_OF_STATUS[error.code] ?? Exit.FAILED;
-  if (error.code !== Code.Unavailable) return { exitCode, description: error.rawMessage };
+  if (exitCode !== Exit.UNAVAILABLE) return { exitCode, description: error.rawMessage };
   return {
     exitCode,
     description: `the service is out of reach: ${error.rawMessage}; --url or MILLRACE_URL says where it is`,

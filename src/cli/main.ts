@@ -7,6 +7,7 @@ import { serveCommand } from "./commands/serve.ts";
 import { streamsCommand } from "./commands/streams.ts";
 import { topCommand } from "./commands/top.ts";
 import { Exit, failureOf, failureText } from "./failure.ts";
+import { printable } from "./table.ts";
 
 const EXAMPLES = `
 Examples:
@@ -70,7 +71,7 @@ async function run(argv: readonly string[]): Promise<number> {
     const failure = failureOf(error);
     const { exitCode, ...told } = failure;
     const isJson = program.opts<{ json?: boolean }>().json === true;
-    console.error(isJson ? JSON.stringify({ error: told }) : `millrace: ${failureText(failure)}`);
+    console.error(isJson ? JSON.stringify({ error: told }) : `millrace: ${printable(failureText(failure))}`);
     return exitCode;
   }
 }

@@ -1,5 +1,6 @@
-import { beforeEach, describe, expect, test } from "vitest";
+import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import { millrace, shell, start } from "../support/cli.ts";
+import { startServiceProcess } from "../support/process.ts";
 import { freshName, startService, useService } from "../support/service.ts";
 import { eventually } from "../support/wait.ts";
 
@@ -59,6 +60,22 @@ describe("consume without a group", () => {
     await using _next = await startService(service.nats.url, { PORT: String(other.port) });
     await eventually("the second event comes", () => running.stdout === "1\n2\n");
     running.kill("SIGTERM");
+    expect((await running.ended).code).toBe(0);
+  });
+
+  test("goes on behind the last event when the service was killed", async () => {
+    await publish(1);
+    const env = { NATS_URL: service.nats.url };
+    const other = await startServiceProcess(env);
+    onTestFinished(() => other[Symbol.asyncDispose]());
+    const running = start(["consume", stream, "--follow", "--values"], { url: other.url });
+    await eventually("the first event comes", () => running.stdout === "1\n");
+    other.kill("SIGKILL");
+    await other.exited;
+    await publish(2);
+    await using _next = await startServiceProcess({ ...env, PORT: new URL(other.url).port });
+    await eventually("the second event comes", () => running.stdout === "1\n2\n");
+    running.kill("SIGINT");
     expect((await running.ended).code).toBe(0);
   });
 

@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import { millrace, type RunOptions, shell, start } from "../support/cli.ts";
+import { startServiceProcess } from "../support/process.ts";
 import { freshName, startService, useService } from "../support/service.ts";
 import { eventually } from "../support/wait.ts";
 
@@ -152,6 +153,27 @@ describe("publish", () => {
     running.kill("SIGTERM");
     expect((await running.ended).code).toBe(143);
     expect(await read(stream)).toHaveLength(2);
+  });
+
+  test("sends again what a killed service left unanswered, and stores it once", async () => {
+    const env = { NATS_URL: service.nats.url };
+    const other = await startServiceProcess(env);
+    onTestFinished(() => other[Symbol.asyncDispose]());
+    const running = start(["publish", stream, "--url", other.url, "--partition", "0", "--batch-size", "10"]);
+    const publish = (from: number, to: number) => {
+      for (let n = from; n < to; n++) running.write(`${n}\n`);
+    };
+    publish(0, 1000);
+    await eventually("events are stored", () => running.stdout.includes('"offset":100'));
+    other.kill("SIGKILL");
+    await other.exited;
+    await using _next = await startServiceProcess({ ...env, PORT: new URL(other.url).port });
+    publish(1000, 1100);
+    await eventually("all events are stored", () => running.stdout.includes('"offset":1099'));
+    running.kill("SIGTERM");
+    await running.ended;
+    const values = (await run("consume", stream, "--values")).stdout.trim().split("\n").map(Number);
+    expect(values).toEqual(Array.from({ length: 1100 }, (_, n) => n));
   });
 
   test.each([

@@ -4,7 +4,7 @@ import { parsePosition } from "../../domain/position.ts";
 import { Committer } from "../committer.ts";
 import { type Context, contextOf } from "../context.ts";
 import { eventJson, eventLine, valueText } from "../event-text.ts";
-import { failureOf, failureText, isPassing, usage } from "../failure.ts";
+import { failureOf, failureText, isInterrupted, usage } from "../failure.ts";
 import { note } from "../output.ts";
 import { each, wholeNumber } from "../values.ts";
 
@@ -76,7 +76,7 @@ async function consume(stream: string, options: Options, command: Command): Prom
     } catch (error) {
       if (interruption.happened) return;
       // Before the first answer a wrong address would be tried for ever.
-      if (!options.follow || !reader.wasConnected || !isPassing(error)) throw error;
+      if (!options.follow || !reader.wasConnected || !isInterrupted(error)) throw error;
       note(`${failureText(failureOf(error))}; connecting again`);
       await interruption.pause(PAUSES_MS[Math.min(failures++, PAUSES_MS.length - 1)]!);
       if (interruption.happened) return;
