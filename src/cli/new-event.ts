@@ -37,7 +37,7 @@ export function eventOfBytes(data: Uint8Array, contentType: string, shape: Event
 export function eventOfText(text: Uint8Array, shape: EventShape): PublishEvent {
   if (shape.text) return eventOfBytes(Buffer.from(JSON.stringify(Buffer.from(text).toString())), JSON_TYPE, shape);
   const json = parseJson(Buffer.from(text).toString());
-  if (shape.events) return withId(wholeEvent(json, shape));
+  if (shape.events) return withId(wholeEvent(json, text, shape));
   // The bytes go as they are, so that no digit is lost.
   const event = eventOfBytes(text, JSON_TYPE, shape);
   if (shape.keyField !== undefined) event.key = fieldText(json, shape.keyField);
@@ -60,13 +60,21 @@ function withId(event: PublishEvent): PublishEvent {
   return event;
 }
 
-function wholeEvent(json: JsonValue, shape: EventShape): PublishEvent {
-  if (json === null || typeof json !== "object" || Array.isArray(json))
-    throw usage("it is no object with an event's fields");
+const isObject = (json: JsonValue): json is JsonObject =>
+  json !== null && typeof json === "object" && !Array.isArray(json);
+
+function wholeEvent(json: JsonValue, text: Uint8Array, shape: EventShape): PublishEvent {
+  if (!isObject(json)) throw usage("it is no object with an event's fields");
   const fields = Object.fromEntries(Object.entries(json).filter(([name]) => !READ_ONLY.includes(name)));
-  const event = { ...fields, ...written(common(shape), fields) };
+  const event: JsonObject = { ...fields, ...written(common(shape), fields) };
+  if ("value" in event && !("data" in event)) {
+    const { value } = parseExactly(Buffer.from(text).toString()) as { value: unknown };
+    delete event.value;
+    event.data = Buffer.from(JSON.stringify(value)).toString("base64");
+    event.contentType ??= JSON_TYPE;
+  }
   try {
-    return fromRestJson(PublishEventSchema, event as JsonObject) as PublishEvent;
+    return fromRestJson(PublishEventSchema, event) as PublishEvent;
   } catch (error) {
     throw usage((error as Error).message);
   }
@@ -74,8 +82,18 @@ function wholeEvent(json: JsonValue, shape: EventShape): PublishEvent {
 
 /** What the options say comes before what an event says; headers are put together. */
 function written({ headers, ...options }: ReturnType<typeof common>, fields: JsonObject): JsonObject {
-  const all = { ...(fields.headers as JsonObject | undefined), ...headers };
+  const own = fields.headers ?? {};
+  if (!isObject(own)) return options; // it is refused with the rest
+  const all = { ...own, ...headers };
   return { ...options, ...(Object.keys(all).length > 0 ? { headers: all } : {}) };
+}
+
+/** JSON whose numbers are written again digit by digit. TypeScript does not know yet that a reviver is told the source. */
+function parseExactly(text: string): unknown {
+  const { rawJSON } = JSON as unknown as { rawJSON(source: string): unknown };
+  const revive = (_name: string, value: unknown, { source }: { source: string }) =>
+    typeof value === "number" ? rawJSON(source) : value;
+  return JSON.parse(text, revive as (name: string, value: unknown) => unknown);
 }
 
 function parseJson(text: string): JsonValue {
@@ -90,10 +108,7 @@ function parseJson(text: string): JsonValue {
 function fieldText(json: JsonValue, path: string): string {
   let at: JsonValue | undefined = json;
   for (const name of path.split("."))
-    at =
-      at !== null && typeof at === "object" && !Array.isArray(at) && Object.hasOwn(at, name)
-        ? (at as JsonObject)[name]
-        : undefined;
+    at = at !== undefined && isObject(at) && Object.hasOwn(at, name) ? at[name] : undefined;
   if (typeof at === "string") return at;
   if (typeof at === "number" || typeof at === "boolean") return String(at);
   throw usage(`its "${path}" is ${at === undefined ? "missing" : "neither text nor number"}`);

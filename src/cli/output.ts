@@ -18,11 +18,6 @@ export class Output {
     return this.#stream.isTTY === true;
   }
 
-  /** Characters of a line; undefined when it is no terminal. */
-  get columns(): number | undefined {
-    return this.#stream.columns;
-  }
-
   /** @throws the stream's error; EPIPE when its reader is gone. */
   write(text: string | Uint8Array): Promise<void> {
     return new Promise((resolve, reject) => {

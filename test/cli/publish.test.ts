@@ -94,9 +94,16 @@ describe("publish", () => {
     ]);
   });
 
-  test("names a field of a whole event that there is not", async () => {
-    const { code, json } = await run("publish", stream, "--events", '{"value":1,"colour":"red"}');
-    expect([code, json[0].error.description]).toEqual([4, expect.stringContaining("colour")]);
+  test.each([
+    ["a field that there is not", '{"value":1,"colour":"red"}', "colour"],
+    ["headers that are none", '{"value":1,"headers":"abc"}', "headers"],
+    ["a key that is no text", '{"value":1,"key":{}}', "key"],
+    ["two payloads", '{"value":1,"data":"AA=="}', "payload"],
+    ["no payload", '{"key":"k"}', "is required"],
+    ["no object", "[1]", "no object"],
+  ])("names what is wrong with a whole event: %s", async (_name, event, words) => {
+    const { code, json } = await run("publish", stream, "--events", event);
+    expect([code, json[0].error.description]).toEqual([4, expect.stringContaining(words)]);
   });
 
   test("sends what is there when input pauses", async () => {
@@ -110,12 +117,13 @@ describe("publish", () => {
   });
 
   test("copies a stream with keys, headers and ids by a pipe", async () => {
-    await run("publish", stream, '{"a":1}', '{"a":2}', "--key", "k", "--header", "h=1");
+    await run("publish", stream, '{"a":12345678901234567890.0}', '{"a":1e2}', "--key", "k", "--header", "h=1");
     const copy = freshName();
     const line = `millrace streams create ${copy} --partitions 2 && millrace consume ${stream} | millrace publish ${copy} --events`;
     expect((await shell(service.url, line)).code).toBe(0);
     const bare = (events: { timestamp?: string }[]) => events.map(({ timestamp: _, ...rest }) => rest);
     expect(bare(await read(copy))).toEqual(bare(await read(stream)));
+    expect((await run("consume", copy, "--values")).stdout).toBe('{"a":12345678901234567890.0}\n{"a":1e2}\n');
   });
 
   test("sends many events in batches", async () => {

@@ -59,7 +59,9 @@ export function publishCommand(): Command {
     .addOption(new Option("--text", "each value or line is a string, not JSON").conflicts(["events", "bytes"]))
     .addOption(
       new Option("--events", "each is a whole event: {key, value, headers, ...}").conflicts([
-        ...["bytes", "keyField", "idField"],
+        "bytes",
+        "keyField",
+        "idField",
       ]),
     )
     .option("--bytes", "each file is one event, as it is")
