@@ -11,6 +11,7 @@ WORKDIR /app
 ENV NODE_ENV=production HOST=0.0.0.0 PORT=8080
 COPY --from=packages /app/node_modules node_modules
 COPY package.json ./
+COPY bin bin
 COPY gen gen
 COPY scripts scripts
 COPY src src

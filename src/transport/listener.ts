@@ -3,7 +3,7 @@
  *
  * The server is a real `http.Server`, so that everything Node does for one works: header and request timeouts, idle
  * tracking, `close()`, `clientError`. Only its `connection` listener is wrapped: a connection that opens with the HTTP/2
- * preface goes to an http2 server that never listens itself.
+ * preface goes to an http2 server that never listens itself, and one that opens with neither version's is closed.
  */
 import * as http from "node:http";
 import * as http2 from "node:http2";
@@ -62,6 +62,9 @@ export interface OnePortServer extends http.Server {
 const PREFACE = Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "latin1");
 /** "PRI " is enough to tell: no HTTP/1 method starts so, and node:http2 checks the rest. */
 const DECIDING_BYTES = 4;
+/** A first line that is longer is left to the parser of HTTP/1. */
+const FIRST_LINE_BYTES = 1024;
+const METHODS = new Set(http.METHODS);
 const IDLE_SWEEP_MS = 50;
 
 /** Creates the server, which then listens like any `http.Server`. @throws RangeError on timeouts Node refuses. */
@@ -138,6 +141,7 @@ export function createListener(handler: RequestHandler, options: ListenerOptions
       socket.removeListener("end", quit);
       socket.unshift(held);
       const isHttp2 = PREFACE.subarray(0, DECIDING_BYTES).equals(held.subarray(0, DECIDING_BYTES));
+      if (!isHttp2 && isNoRequest(held)) return void socket.destroy();
       (isHttp2 ? toHttp2 : toHttp1).call(server, socket);
     };
     socket.on("readable", onReadable);
@@ -197,6 +201,17 @@ export function createListener(handler: RequestHandler, options: ListenerOptions
     },
     [Symbol.asyncDispose]: () => drain(0),
   }) as OnePortServer;
+}
+
+/**
+ * Whether a connection's first bytes hold a whole line that is no start of an HTTP/1 request: it names neither a method nor
+ * a version. To a port of both versions that is an invalid HTTP/2 preface, whose connection is closed (RFC 9113, 3.4); an
+ * answer over HTTP/1 is owed only to what appears to be a request (RFC 9112, 2.2).
+ */
+function isNoRequest(bytes: Buffer): boolean {
+  const [, line] = /^(?:\r?\n)*([^\n]+)\n/.exec(bytes.subarray(0, FIRST_LINE_BYTES).toString("latin1")) ?? [];
+  if (line === undefined) return false;
+  return !METHODS.has(line.slice(0, line.indexOf(" "))) && !/ HTTP\/\d(\.\d)?\r?$/.test(line);
 }
 
 function secureContext({ key, cert, clientCa }: ListenerTls): tls.SecureContextOptions {

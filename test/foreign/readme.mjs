@@ -1,7 +1,9 @@
 // The README's code, run as pasted but for the port.
 
+import { spawn } from "node:child_process";
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { delimiter, dirname, join } from "node:path";
+import { setTimeout as wait } from "node:timers/promises";
 import { run } from "./command.mjs";
 import { check, equal, fail, skip } from "./report.mjs";
 
@@ -10,6 +12,8 @@ const TELL_STATUS = String.raw`
 curl() { command curl -sS --max-time 30 $FOREIGN_CURL_FLAGS -w '\n~~~ %{http_code} %{http_version}\n' "$@"; }
 set -e
 `;
+
+const LIVE_LIMIT_MS = 10_000;
 
 /** @param grpcurl the program, or undefined. */
 export async function checkReadme(grpcurl, { root, service }) {
@@ -39,6 +43,47 @@ export async function checkReadme(grpcurl, { root, service }) {
     }
   }
 
+  await check("README: Watch events live", async () => {
+    const [watch, publish] = blocksOf(text, "Watch events live", "sh");
+    if (!publish) throw new Error("there is no block that watches and one that publishes");
+    // A process group of its own: ending the shell alone would leave its curl behind.
+    const reader = spawn("bash", ["-c", withPort(watch, service)], {
+      cwd: root,
+      detached: true,
+      stdio: ["ignore", "pipe", "ignore"],
+    });
+    let seen = "";
+    reader.stdout.setEncoding("utf8").on("data", (part) => {
+      seen += part;
+    });
+    const shows = async (words) => {
+      const end = Date.now() + LIVE_LIMIT_MS;
+      while (!seen.includes(words)) {
+        if (Date.now() > end) throw new Error(`it does not show ${words}: ${seen}`);
+        await wait(20);
+      }
+    };
+    try {
+      await shows("event: caughtUp");
+      await shell(publish);
+      await shows('"key":"user-123","value":{"amount":42}');
+    } finally {
+      process.kill(-reader.pid, "SIGKILL");
+    }
+  });
+  await each("Command line", "sh", (code, name) =>
+    check(name, async () => {
+      const output = await shell(code);
+      for (const part of [
+        '"name":"clicks"',
+        '"offset":1',
+        '"value":{"page":"/cart"}',
+        '"consumerGroup":"counter"',
+        '"lag":0',
+      ])
+        if (!output.includes(part)) throw new Error(`${part} is missing: ${output}`);
+    }),
+  );
   const everyCallSucceeds = async (code, name) => {
     for (const [label, flags, version] of [
       ["as pasted", "", "1.1"],

@@ -156,6 +156,30 @@ describe("one port", () => {
     await until(() => session.state.remoteWindowSize === 2 ** 21);
   });
 
+  test.each([
+    ["words that are no preface", "INVALID CONNECTION PREFACE\r\n\r\n"],
+    ["another protocol", "SSH-2.0-OpenSSH_9.9\r\n"],
+    ["a preface with an error in it", "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n"],
+  ])("closes a connection that opens with %s, without a word over HTTP/1", async (_name, bytes) => {
+    const [server, port] = await start();
+    const socket = await dial(port);
+    socket.write(bytes);
+    expect(await text(socket)).not.toContain("HTTP/1");
+    await until(() => server.http2SessionCount === 0);
+  });
+
+  test.each([
+    ["a method that there is not", "BREW /pot HTTP/1.1\r\nhost: a\r\n\r\n"],
+    ["a target that is none", "GET a b c\r\n\r\n"],
+    ["a request without a version", "\r\nGET /\r\n\r\n"],
+    ["a line that does not end", "x".repeat(9_000)],
+  ])("answers %s over HTTP/1", async (_name, bytes) => {
+    const [, port] = await start();
+    const socket = await dial(port);
+    socket.end(bytes);
+    expect(await text(socket)).toMatch(/^HTTP\/1.1 [24]\d\d /);
+  });
+
   test("forgets an HTTP/2 connection whose peer closes without a word", async () => {
     const [server, port] = await start();
     const socket = await dial(port);

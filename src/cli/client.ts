@@ -1,0 +1,40 @@
+import { type Client, createClient, type Interceptor } from "@connectrpc/connect";
+import { createConnectTransport } from "@connectrpc/connect-node";
+import { ConsumerGroupService } from "../../gen/millrace/v1/consumers_pb.js";
+import { EventService } from "../../gen/millrace/v1/events_pb.js";
+import { StreamService } from "../../gen/millrace/v1/streams_pb.js";
+import { usage } from "./failure.ts";
+
+/** The service's API. */
+export interface Api {
+  readonly streams: Client<typeof StreamService>;
+  readonly events: Client<typeof EventService>;
+  readonly groups: Client<typeof ConsumerGroupService>;
+}
+
+/**
+ * Clients of a running service. Nothing is connected before the first call.
+ *
+ * @param apiKey sent with each call as a bearer token.
+ * @throws CliError when the URL is none.
+ */
+export function connectApi(url: string, apiKey: string | undefined): Api {
+  if (!URL.canParse(url) || !/^https?:$/.test(new URL(url).protocol))
+    throw usage(`"${url}" is no URL such as http://127.0.0.1:8080`);
+  const authorize: Interceptor = (next) => (request) => {
+    if (apiKey !== undefined) request.header.set("Authorization", `Bearer ${apiKey}`);
+    return next(request);
+  };
+  const transport = createConnectTransport({
+    baseUrl: url.replace(/\/+$/, ""),
+    // Passes any proxy, and none of the calls used here needs more.
+    httpVersion: "1.1",
+    useBinaryFormat: true,
+    interceptors: [authorize],
+  });
+  return {
+    streams: createClient(StreamService, transport),
+    events: createClient(EventService, transport),
+    groups: createClient(ConsumerGroupService, transport),
+  };
+}
