@@ -1,4 +1,5 @@
 # The service, for use with NATS servers of its own (NATS_URL); it holds no nats-server to embed.
+# It listens on all addresses of its container, so it starts only with MILLRACE_ALLOW_ANONYMOUS=true: docs/security.md.
 
 FROM node:24-slim AS packages
 WORKDIR /app

@@ -1,5 +1,6 @@
 import { availableParallelism } from "node:os";
 import { DEFAULT_ACK_WAIT_MS, DEFAULT_SESSION_TIMEOUT_MS } from "./domain/limits.ts";
+import { isLoopback } from "./listen-address.ts";
 
 /** Every setting, from the environment; see the README. */
 export interface Config {
@@ -50,6 +51,13 @@ export function loadConfig(env: NodeJS.ProcessEnv): Config {
     return value;
   };
 
+  const host = text("HOST", "127.0.0.1");
+  const allowAnonymous = oneOf("MILLRACE_ALLOW_ANONYMOUS", "false", ["true", "false"]) === "true";
+  if (!isLoopback(host) && !allowAnonymous)
+    faults.push(
+      `HOST "${host}" can be reached from other machines, and callers are not asked who they are: ` +
+        `set MILLRACE_ALLOW_ANONYMOUS=true to listen there all the same, or HOST=127.0.0.1`,
+    );
   const fsync = text("MILLRACE_FSYNC", "1s");
   if (fsync !== "always" && !/^[1-9][0-9]*(ms|s|m)$/.test(fsync))
     faults.push(`MILLRACE_FSYNC must be "always" or a span such as "1s", not "${fsync}"`);
@@ -63,7 +71,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Config {
 
   const config: Config = {
     port: number("PORT", 8080, 0, 65_535),
-    host: text("HOST", "127.0.0.1"),
+    host,
     natsUrl,
     dataDir: text("MILLRACE_DATA_DIR", ".millrace"),
     fsync,

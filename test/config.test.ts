@@ -26,6 +26,7 @@ describe("loadConfig", () => {
     const config = loadConfig({
       PORT: "0",
       HOST: "::",
+      MILLRACE_ALLOW_ANONYMOUS: "true",
       NATS_URL: "nats://user:pass@a:4222,b:4223",
       MILLRACE_DATA_DIR: "/var/lib/millrace",
       MILLRACE_FSYNC: "always",
@@ -55,6 +56,22 @@ describe("loadConfig", () => {
       drainMs: 0,
     });
   });
+
+  test.each(["127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1", "localhost", "LocalHost"])(
+    "listens on %s",
+    (host) => {
+      expect(loadConfig({ HOST: host }).host).toBe(host);
+    },
+  );
+
+  test.each(["0.0.0.0", "::", "10.0.0.1", "128.0.0.1", "::ffff:10.0.0.1", "localhost.example.com", "127.1"])(
+    "listens on %s only when told so",
+    (host) => {
+      expect(() => loadConfig({ HOST: host })).toThrow("MILLRACE_ALLOW_ANONYMOUS=true");
+      expect(() => loadConfig({ HOST: host, MILLRACE_ALLOW_ANONYMOUS: "false" })).toThrow(`HOST "${host}"`);
+      expect(loadConfig({ HOST: host, MILLRACE_ALLOW_ANONYMOUS: "true" }).host).toBe(host);
+    },
+  );
 
   test("is frozen", () => {
     expect(Object.isFrozen(loadConfig({}))).toBe(true);
@@ -93,6 +110,7 @@ describe("loadConfig", () => {
     ["MILLRACE_ACK_WAIT_MS", "99"],
     ["MILLRACE_SESSION_TIMEOUT_MS", "3600001"],
     ["MILLRACE_LOG_LEVEL", "loud"],
+    ["MILLRACE_ALLOW_ANONYMOUS", "yes"],
     ["MILLRACE_DRAIN_MS", "600001"],
   ])("refuses %s=%j and names it", (name, value) => {
     expect(() => loadConfig({ [name]: value })).toThrow(name);

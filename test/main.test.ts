@@ -1,3 +1,4 @@
+import { spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 import { createClient } from "@connectrpc/connect";
@@ -54,4 +55,25 @@ test("a second signal ends at once", async () => {
   await eventually("it listens no more", () => isClosed(service));
   service.kill("SIGTERM");
   expect(await service.exited).toBe(1);
+});
+
+test("a HOST that other machines reach ends the process with exit code 2 and says how to allow it", () => {
+  const env = { PATH: process.env.PATH, HOST: "0.0.0.0", PORT: "0" };
+  const { status, stdout, stderr } = spawnSync(process.execPath, ["src/main.ts"], {
+    env,
+    encoding: "utf8",
+    timeout: 20_000,
+  });
+  expect({ status, stdout }).toEqual({ status: 2, stdout: "" });
+  expect(stderr).toContain("MILLRACE_ALLOW_ANONYMOUS=true");
+});
+
+test("a HOST that other machines reach is listened on when told so", async () => {
+  await using nats = await startNats();
+  await using service = await startServiceProcess({
+    NATS_URL: nats.url,
+    HOST: "0.0.0.0",
+    MILLRACE_ALLOW_ANONYMOUS: "true",
+  });
+  expect((await fetch(`http://127.0.0.1:${new URL(service.url).port}/readyz`)).status).toBe(200);
 });
