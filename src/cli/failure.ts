@@ -42,6 +42,7 @@ export interface Failure {
 const EXIT_OF_CODE: Partial<Record<ErrorCode, number>> = {
   [ErrorCode.STREAM_NOT_FOUND]: Exit.NOT_FOUND,
   [ErrorCode.CONSUMER_GROUP_NOT_FOUND]: Exit.NOT_FOUND,
+  [ErrorCode.PROCESSOR_NOT_FOUND]: Exit.NOT_FOUND,
   [ErrorCode.NOT_FOUND]: Exit.NOT_FOUND,
   [ErrorCode.INVALID_OFFSET]: Exit.REFUSED,
   [ErrorCode.SERIALIZATION_ERROR]: Exit.REFUSED,

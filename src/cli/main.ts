@@ -2,6 +2,7 @@ import { Command, CommanderError, Option } from "commander";
 import { VERSION } from "../version.ts";
 import { consumeCommand } from "./commands/consume.ts";
 import { groupsCommand } from "./commands/groups.ts";
+import { processorsCommand } from "./commands/processors.ts";
 import { publishCommand } from "./commands/publish.ts";
 import { serveCommand } from "./commands/serve.ts";
 import { streamsCommand } from "./commands/streams.ts";
@@ -45,6 +46,7 @@ function createProgram(): Command {
     publishCommand(),
     consumeCommand(),
     groupsCommand(),
+    processorsCommand(),
     topCommand(),
   ])
     program.addCommand(command);

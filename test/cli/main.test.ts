@@ -12,7 +12,7 @@ const service = useService();
 const NOWHERE = "http://127.0.0.1:1";
 
 describe("help", () => {
-  const commands = ["serve", "streams", "publish", "consume", "groups", "top"];
+  const commands = ["serve", "streams", "publish", "consume", "groups", "processors", "top"];
 
   test("names every command, with examples and exit codes", async () => {
     const { code, stdout } = await millrace(NOWHERE, "--help");

@@ -1,13 +1,17 @@
+import type { JsonObject } from "@bufbuild/protobuf";
 import { Command } from "commander";
 import type { ConsumerGroupStream } from "../../../gen/millrace/v1/consumers_pb.js";
+import { type Processor, ProcessorSchema } from "../../../gen/millrace/v1/processors_pb.js";
 import type { Stream } from "../../../gen/millrace/v1/streams_pb.js";
 import { ErrorCode } from "../../domain/errors.ts";
 import { mapLimit } from "../../domain/map-limit.ts";
+import { toRestJson } from "../../transport/json.ts";
 import { type Context, contextOf } from "../context.ts";
 import { errorCodeOf } from "../failure.ts";
 import { bytes, type Column, span, table } from "../table.ts";
 import { wholeNumber } from "../values.ts";
 import { listGroups, stateWord } from "./groups.ts";
+import { listProcessors, PROCESSOR_COLUMNS } from "./processors.ts";
 import { listStreams } from "./streams.ts";
 
 const EXAMPLES = `
@@ -36,8 +40,8 @@ interface Options {
 /** `millrace top`. */
 export function topCommand(): Command {
   return new Command("top")
-    .description("streams and groups with their rates and lag, live")
-    .option("--stream <name>", "only this stream and the groups that read it")
+    .description("streams, groups and processors with their rates and lag, live")
+    .option("--stream <name>", "only this stream and what reads or writes it")
     .option("--interval <seconds>", "time between two looks", wholeNumber(1, 3600), 2)
     .option("--count <n>", "end after so many looks", wholeNumber(1))
     .addHelpText("after", EXAMPLES)
@@ -54,8 +58,10 @@ async function top(options: Options, command: Command): Promise<void> {
     for (let looks = 1; ; looks++) {
       const now = await look(context, options.stream);
       const rows = { streams: streamRows(now, before), groups: groupRows(now, before) };
-      if (out.isJson) await out.json({ time: new Date(now.atMs).toISOString(), ...rows });
-      else await out.write(`${isScreen ? CLEAR : ""}${screen(rows.streams, rows.groups)}`);
+      const { processors } = now;
+      if (out.isJson)
+        await out.json({ time: new Date(now.atMs).toISOString(), ...rows, processors: processors.map(processorJson) });
+      else await out.write(`${isScreen ? CLEAR : ""}${screen(rows.streams, rows.groups, processors)}`);
       before = now;
       if (looks === options.count) return;
       await interruption.pause(options.interval * 1000);
@@ -73,6 +79,7 @@ interface Look {
   readonly atMs: number;
   readonly streams: readonly Stream[];
   readonly groups: readonly { readonly name: string; readonly part: ConsumerGroupStream }[];
+  readonly processors: readonly Processor[];
 }
 
 async function look(context: Context, stream: string | undefined): Promise<Look> {
@@ -86,8 +93,10 @@ async function look(context: Context, stream: string | undefined): Promise<Look>
   const groups = await mapLimit(summaries, PARALLEL, ({ consumerGroup }) =>
     api.groups.getConsumerGroup({ consumerGroup, ...only }, call).catch(unlessGone),
   );
+  const processors = await listProcessors(context);
   return {
     atMs: Date.now(),
+    processors: processors.filter(({ source, sink }) => stream === undefined || [source, sink].includes(stream)),
     streams: streams.flatMap((answer) => answer?.stream ?? []),
     groups: groups.flatMap((answer) =>
       (answer?.group?.streams ?? []).map((part) => ({ name: answer!.group!.consumerGroup, part })),
@@ -160,10 +169,17 @@ function groupRows(now: Look, before: Look | undefined): GroupRow[] {
 const rate = (change: number, now: Look, before: Look): number =>
   Math.max(0, Math.round((change / Math.max(1, now.atMs - before.atMs)) * 10_000) / 10);
 
-function screen(streams: readonly StreamRow[], groups: readonly GroupRow[]): string {
+/** A processor without what it is made of. */
+function processorJson(processor: Processor) {
+  const { operations: _, config: __, ...rest } = toRestJson(ProcessorSchema, processor) as JsonObject;
+  return rest;
+}
+
+function screen(streams: readonly StreamRow[], groups: readonly GroupRow[], processors: readonly Processor[]): string {
   const parts = [
     streams.length > 0 ? table(streams, STREAM_COLUMNS) : "There are no streams.\n",
     groups.length > 0 ? table(groups, GROUP_COLUMNS) : "There are no consumer groups.\n",
+    ...(processors.length > 0 ? [table(processors, PROCESSOR_COLUMNS)] : []),
   ];
   return `${parts.join("\n")}\n`;
 }
