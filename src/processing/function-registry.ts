@@ -42,10 +42,7 @@ export class FunctionRegistry implements AsyncDisposable {
     for (const record of await this.#modules()) found.set(record.name, record);
     // Asked of the storage: the watch may not have told yet what was installed a moment ago.
     const deadline = deadlineIn(5000);
-    for (const key of await this.#bucket.keys(">", deadline)) {
-      const { value } = await this.#bucket.get(key, deadline);
-      if (value) found.set(value.name, value);
-    }
+    for (const value of (await this.#bucket.list(">", deadline)).values()) found.set(value.name, value);
     return found;
   }
 

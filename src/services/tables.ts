@@ -47,13 +47,11 @@ export function tableService(bucket: Bucket<TableRow>): ServiceImpl<typeof Table
       const deadline = deadlineOf(context);
       const size = request.pageSize ?? DEFAULT_PAGE;
       const after = request.pageToken ?? "";
-      const keys = (await bucket.keys(`${request.table}.>`, deadline)).sort().filter((key) => key > after);
+      const found = await bucket.list(`${request.table}.>`, deadline);
+      const keys = [...found.keys()].sort().filter((key) => key > after);
       const page = keys.slice(0, size);
-      const rows = await mapLimit(page, PARALLEL, async (key) => {
-        const { value } = await bucket.get(key, deadline);
-        return value ? [rowMessage(keyOfRow(key), value)] : [];
-      });
-      return { rows: rows.flat(), ...(keys.length > size ? { nextPageToken: page.at(-1)! } : {}) };
+      const rows = page.map((key) => rowMessage(keyOfRow(key), found.get(key)!));
+      return { rows, ...(keys.length > size ? { nextPageToken: page.at(-1)! } : {}) };
     },
     async deleteRow({ table, key }, context) {
       await bucket.delete(rowKey(table, checkKey(key)), deadlineOf(context));

@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import { fromBinary } from "@bufbuild/protobuf";
 import { describe, expect, test } from "vitest";
 import { ErrorInfoSchema } from "../../gen/google/rpc/error_details_pb.js";
@@ -301,6 +302,8 @@ describe.concurrent("without NATS", () => {
     const stream = await newStream(apis[0]!);
     await apis[0]!.poll(stream, "g", { timeout: 0 });
     process.kill(nats.pid!, "SIGSTOP");
+    // The signal takes effect a moment later.
+    await eventually("it is stopped", () => /\) T /.test(readFileSync(`/proc/${nats.pid}/stat`, "utf8")));
     try {
       for (const { protocol, failure } of await callAll(apis, stream, "silent")) {
         if (failure.code === 0 && failure.httpOrGrpcStatus === 4) continue;
