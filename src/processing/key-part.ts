@@ -98,7 +98,7 @@ export class KeyPart {
           const message = JSON.parse(Buffer.from(data).toString("utf8")) as ExchangeMessage;
           if (message.i > this.#options.incarnation) return await untilAborted(signal);
           const counts = message.i === this.#options.incarnation || seq <= this.#oldUntilSeq;
-          if (!(await this.#apply(seq, counts ? message : undefined, signal))) return;
+          await this.#apply(seq, counts ? message : undefined);
         }
         if (performance.now() - this.#snapshotAt >= this.#options.checkpointIntervalMs) await this.takeSnapshot();
       }
@@ -132,16 +132,18 @@ export class KeyPart {
     await journal.purge(names.exchanges(lane), { below: checkpoint.snapshot.seq + 1 }, deadlineIn(STORE_MS));
   }
 
-  async #apply(seq: number, message: ExchangeMessage | undefined, signal: AbortSignal): Promise<boolean> {
+  /**
+   * Merges a message and writes the results of what it closes. Once begun it is ended, or throws: a snapshot taken
+   * between the two would hold a message that is applied again.
+   */
+  async #apply(seq: number, message: ExchangeMessage | undefined): Promise<void> {
     const lostBefore = this.windows.lost;
     const closed = message ? this.windows.apply(message) : [];
-    if (seq <= this.#doneSeq) return true;
+    if (seq <= this.#doneSeq) return;
     const done = { emitted: 0, filtered: 0, failures: [] as StepFailure[], lost: this.windows.lost - lostBefore };
     if (closed.length > 0) await this.#emit(closed, done);
-    if (signal.aborted) return false;
     this.#doneSeq = seq;
     this.#options.onDone(done);
-    return true;
   }
 
   async #emit(closed: readonly ClosedGroup[], done: Parameters<KeyPartOptions["onDone"]>[0]): Promise<void> {
