@@ -169,8 +169,9 @@ function callerSignal(reply: FastifyReply): AbortSignal {
   return controller.signal;
 }
 
-/** The JSON of a body. @throws ServiceError SERIALIZATION_ERROR. */
+/** The JSON of a body; none is an empty object. @throws ServiceError SERIALIZATION_ERROR. */
 function parseJson(body: Buffer): JsonValue {
+  if (body.length === 0) return {};
   if (!isUtf8(body)) throw notSerializable("the body is not UTF-8");
   try {
     return JSON.parse(body.toString("utf8")) as JsonValue;

@@ -101,15 +101,12 @@ function requestBody(route: RestRoute, schemas: Schemas, example: unknown): Json
   const { body, method } = route;
   if (body === undefined) return {};
   const inPath = new Set(route.params.values());
-  const schema =
-    body === "*"
-      ? schemas.body(
-          method.input,
-          method.input.fields.filter((field) => !inPath.has(field)),
-        )
-      : schemas.messageRef(body.message!, "request");
+  const fields = method.input.fields.filter((field) => !inPath.has(field));
+  const schema = body === "*" ? schemas.body(method.input, fields) : schemas.messageRef(body.message!, "request");
+  // No body is an empty object.
+  const required = body !== "*" || fields.some((field) => isRequired(field, "request"));
   const media = { schema, ...(example === undefined ? {} : { example }) };
-  return { requestBody: { required: true, content: { "application/json": media } } };
+  return { requestBody: { required, content: { "application/json": media } } };
 }
 
 /** What a success answers; a stream of messages comes as Server-Sent Events or as lines of JSON. */
@@ -118,8 +115,8 @@ function answers(route: RestRoute, schemas: Schemas, example: unknown): Record<s
   const schema = schemas.messageRef(responseBody?.message ?? method.output, "answer");
   const comment = comments[(responseBody?.message ?? method.output).typeName] ?? "Success.";
   if (method.methodKind === "server_streaming") {
+    // Without a type: readers of such documents disagree on whether it is the text or each event that a schema describes.
     const events = {
-      type: "string",
       description: "Server-Sent Events; the data of each is one object as in the lines of JSON.",
     };
     return {
