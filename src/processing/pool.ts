@@ -1,7 +1,7 @@
 import { Worker } from "node:worker_threads";
 import type { Logger } from "pino";
 import { pause } from "../domain/deadline.ts";
-import type { LaneSpec } from "./lane.ts";
+import type { LaneSpec } from "./lane-spec.ts";
 import { type FromWorker, Slot, type ToWorker, type WorkerSetup } from "./worker-protocol.ts";
 
 /** How a lane ended; `crashed`: its thread did. */

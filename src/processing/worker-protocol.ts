@@ -1,4 +1,4 @@
-import type { LaneSpec } from "./lane.ts";
+import type { LaneSpec } from "./lane-spec.ts";
 
 /** What a thread is started with. */
 export interface WorkerSetup {

@@ -1,0 +1,146 @@
+import { deadlineIn, pause } from "../domain/deadline.ts";
+import { ErrorCode, ServiceError } from "../domain/errors.ts";
+import type { Journal, JournalWrite } from "../jetstream/journal.ts";
+import { carriedOver } from "./carry-over.ts";
+import type { Checkpoint, JournalNames } from "./checkpoint.ts";
+import { COMMIT_DEADLINE_MS, Fenced, type LaneSpec } from "./lane-spec.ts";
+
+/** The checkpoint that a lane found, with the moment of its storage by the storage's clock. */
+export type PreviousCheckpoint = Checkpoint & { readonly storedAtMs: number };
+
+/** A process that stood still this long first makes sure that it still owns the lane. */
+const LEASE_MS = 10_000;
+const UNSURE: ReadonlySet<ErrorCode> = new Set([ErrorCode.TIMEOUT, ErrorCode.UNAVAILABLE, ErrorCode.QUOTA_EXCEEDED]);
+
+/** A process's hold on a lane: its checkpoint, which only the last one that took the lane over can replace. */
+export class Fence {
+  readonly #journal: Journal;
+  readonly #subject: string;
+  readonly #spec: LaneSpec;
+  readonly #signal: AbortSignal;
+  #checkpoint: Checkpoint;
+  #revision: number;
+  #sureAt = performance.now();
+  /** What was there before; undefined for the first owner. */
+  readonly previous: PreviousCheckpoint | undefined;
+  /** Milliseconds that the storage's clock is ahead of this process's. */
+  readonly clockAheadMs: number;
+
+  private constructor(
+    journal: Journal,
+    subject: string,
+    spec: LaneSpec,
+    signal: AbortSignal,
+    taken: { checkpoint: Checkpoint; revision: number; previous: PreviousCheckpoint | undefined; clockAheadMs: number },
+  ) {
+    this.#journal = journal;
+    this.#subject = subject;
+    this.#spec = spec;
+    this.#signal = signal;
+    this.#checkpoint = taken.checkpoint;
+    this.#revision = taken.revision;
+    this.previous = taken.previous;
+    this.clockAheadMs = taken.clockAheadMs;
+  }
+
+  /** Makes this process the owner. @throws Fenced when the lane belongs to a later incarnation. */
+  static async takeOver(journal: Journal, names: JournalNames, spec: LaneSpec, signal: AbortSignal): Promise<Fence> {
+    const { record, lane, owner } = spec;
+    const subject = names.checkpoint(lane);
+    for (;;) {
+      signal.throwIfAborted();
+      const asked = Date.now();
+      const entry = await journal.last(subject, deadlineIn(COMMIT_DEADLINE_MS));
+      const previous = entry && checkpointOf(entry.data);
+      if (previous && previous.incarnation > record.incarnation) throw new Fenced("the processor has begun anew");
+      const checkpoint: Checkpoint = {
+        ...carriedOver(previous, record),
+        generation: record.generation,
+        epoch: (previous?.epoch ?? 0) + 1,
+        commit: 0,
+        owner,
+        clean: false,
+      };
+      const write = { subject, payload: Buffer.from(JSON.stringify(checkpoint)) };
+      const revision = await journal.commit([write], entry?.seq ?? 0, deadlineIn(COMMIT_DEADLINE_MS));
+      if (revision === undefined) {
+        await pause(100);
+        continue;
+      }
+      const stored = await journal.last(subject, deadlineIn(COMMIT_DEADLINE_MS));
+      const aheadMs = stored ? stored.timestampMs - Math.min(Date.now(), Math.max(asked, stored.timestampMs)) : 0;
+      return new Fence(journal, subject, spec, signal, {
+        checkpoint,
+        revision,
+        previous: previous && { ...previous, storedAtMs: entry.timestampMs },
+        clockAheadMs: aheadMs,
+      });
+    }
+  }
+
+  /** The last one committed. */
+  get checkpoint(): Checkpoint {
+    return this.#checkpoint;
+  }
+
+  /**
+   * Stores the next checkpoint together with `others`, all or none; returns once that is known.
+   *
+   * @throws Fenced when another owner has committed.
+   */
+  async commit(next: Checkpoint, others: readonly JournalWrite[]): Promise<void> {
+    const began = performance.now();
+    const writes = [{ subject: this.#subject, payload: Buffer.from(JSON.stringify(next)) }, ...others];
+    await this.#send(writes, next);
+    this.#checkpoint = next;
+    this.#sureAt = began;
+  }
+
+  /** A process that stood still may no longer own the lane, and must not write results then. @throws Fenced. */
+  async makeSure(): Promise<void> {
+    if (performance.now() - this.#sureAt < LEASE_MS) return;
+    const now = performance.now();
+    const entry = await this.#journal.last(this.#subject, deadlineIn(COMMIT_DEADLINE_MS));
+    if ((entry && checkpointOf(entry.data))?.epoch !== this.#checkpoint.epoch)
+      throw new Fenced("the lane has another owner");
+    this.#sureAt = now;
+  }
+
+  async #send(writes: readonly JournalWrite[], next: Checkpoint): Promise<void> {
+    for (;;) {
+      this.#signal.throwIfAborted();
+      try {
+        const seq = await this.#journal.commit(writes, this.#revision, deadlineIn(COMMIT_DEADLINE_MS));
+        if (seq !== undefined) {
+          this.#revision = seq;
+          return;
+        }
+      } catch (error) {
+        if (!(error instanceof ServiceError) || !UNSURE.has(error.code)) throw error;
+      }
+      // Never sent again blindly: it may have been stored although no answer came.
+      if (await this.#wasStored(next)) return;
+      await pause(100);
+    }
+  }
+
+  async #wasStored(next: Checkpoint): Promise<boolean> {
+    for (;;) {
+      this.#signal.throwIfAborted();
+      try {
+        const entry = await this.#journal.last(this.#subject, deadlineIn(COMMIT_DEADLINE_MS));
+        if (!entry) throw new Fenced(`the journal of lane ${this.#spec.lane} is gone`);
+        const found = checkpointOf(entry.data);
+        if (found.epoch !== next.epoch) throw new Fenced(`epoch ${found.epoch} came after ${next.epoch}`);
+        if (found.commit !== next.commit) return false;
+        this.#revision = entry.seq;
+        return true;
+      } catch (error) {
+        if (!(error instanceof ServiceError) || !UNSURE.has(error.code)) throw error;
+        await pause(200);
+      }
+    }
+  }
+}
+
+const checkpointOf = (data: Uint8Array): Checkpoint => JSON.parse(Buffer.from(data).toString("utf8")) as Checkpoint;

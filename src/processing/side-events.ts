@@ -1,0 +1,106 @@
+import { deadlineIn } from "../domain/deadline.ts";
+import type { Journal, JournalWrite } from "../jetstream/journal.ts";
+import { type JournalNames, SIDE_HEADER, type SideMeta } from "./checkpoint.ts";
+import type { Flight } from "./flight.ts";
+import { COMMIT_DEADLINE_MS } from "./lane-spec.ts";
+import type { ProcessorRecord } from "./record.ts";
+
+interface SideEvent {
+  readonly meta: SideMeta;
+  readonly payload: Uint8Array;
+}
+
+/** Why an event is set aside. */
+export interface SideReason {
+  readonly kind: SideMeta["kind"];
+  readonly reason: string;
+  /** Index of the operation. */
+  readonly operation: number;
+}
+
+/** Pending side events, by number and bytes, that have a commit made at once. */
+const MAX_SIDE = 300;
+const MAX_SIDE_BYTES = 4 * 1024 * 1024;
+/** Side events of a kind and lane that are kept. */
+export const KEEP_SIDE = 10_000;
+
+/** Late and failed events of a lane on their way into its journal, where they stand with the commit that they belong to. */
+export class SideEvents {
+  readonly #record: ProcessorRecord;
+  readonly #journal: Journal;
+  readonly #names: JournalNames;
+  readonly #lane: number;
+  #pending: SideEvent[] = [];
+  #bytes = 0;
+  /** Events ever set aside, the pending ones not among them. */
+  count: number;
+
+  constructor(record: ProcessorRecord, journal: Journal, names: JournalNames, lane: number, count: number) {
+    this.#record = record;
+    this.#journal = journal;
+    this.#names = names;
+    this.#lane = lane;
+    this.count = count;
+  }
+
+  get isFull(): boolean {
+    return this.#pending.length >= MAX_SIDE || this.#bytes >= MAX_SIDE_BYTES;
+  }
+
+  add(flight: Flight, why: SideReason): void {
+    this.#pending.push(sideEvent(this.#record, flight, why));
+    this.#bytes += flight.event.payload.length + 500;
+  }
+
+  /** Takes the pending ones out; those added later belong to the next commit. */
+  drain(): SideEvent[] {
+    const drained = this.#pending;
+    this.#pending = [];
+    this.#bytes = 0;
+    return drained;
+  }
+
+  /** Adds to those already drained. */
+  append(drained: SideEvent[], flight: Flight, why: SideReason): void {
+    drained.push(sideEvent(this.#record, flight, why));
+  }
+
+  writes(drained: readonly SideEvent[]): JournalWrite[] {
+    return drained.map(({ meta, payload }, index) => ({
+      subject: this.#names.side(meta.kind, this.#lane, this.count + index),
+      payload,
+      lines: { [SIDE_HEADER]: Buffer.from(JSON.stringify(meta)).toString("base64") },
+    }));
+  }
+
+  /** After the commit of so many. */
+  async committed(count: number): Promise<void> {
+    const before = this.count;
+    this.count += count;
+    if (Math.floor(before / KEEP_SIDE) === Math.floor(this.count / KEEP_SIDE)) return;
+    for (const kind of ["dlq", "late"] as const)
+      await this.#journal.purge(
+        this.#names.sides(kind, this.#lane),
+        { keep: KEEP_SIDE },
+        deadlineIn(COMMIT_DEADLINE_MS),
+      );
+  }
+}
+
+function sideEvent(record: ProcessorRecord, { event }: Flight, { kind, reason, operation }: SideReason): SideEvent {
+  const meta: SideMeta = {
+    kind,
+    reason,
+    operation,
+    generation: record.generation,
+    source: record.source,
+    partition: event.partition,
+    offset: event.offset,
+    eventId: event.eventId,
+    timestampMs: event.timestampMs,
+    key: event.key,
+    headers: event.headers,
+    contentType: event.contentType,
+  };
+  return { meta, payload: event.payload };
+}
