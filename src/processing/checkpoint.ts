@@ -79,6 +79,12 @@ export interface Checkpoint {
   readonly keys: KeyCheckpoint | undefined;
 }
 
+/** The state that a lane of a restored processor begins with. */
+export interface LaneSeed {
+  readonly partitions: Checkpoint["partitions"];
+  readonly snapshot: Omit<KeySnapshot, "seq">;
+}
+
 /** How a lane is, told beside its checkpoint since a lane in trouble can't commit. */
 export interface LaneStatus {
   readonly state: "running" | "degraded" | "failed";
@@ -102,6 +108,10 @@ export interface SideMeta {
   readonly key?: string | undefined;
   readonly headers?: readonly (readonly [string, string])[] | undefined;
   readonly contentType: string;
+  /** It is a window's result: partition and offset mean nothing. */
+  readonly isResult?: boolean | undefined;
+  /** Its headers were too long to be kept. */
+  readonly headersLeftOut?: boolean | undefined;
 }
 
 export const SIDE_HEADER = "Mr-Side";
@@ -133,6 +143,13 @@ export class JournalNames {
   }
   blobs(lane: number): string {
     return `${this.#kv}.st.${lane}.>`;
+  }
+  /** What lane `lane` begins with after a restore. */
+  seed(id: string, lane: number): string {
+    return `${this.#kv}.seed.${id}.${lane}`;
+  }
+  seedBlob(id: string, lane: number, count: number): string {
+    return `${this.#kv}.st.${lane}.${id}.${count}`;
   }
   exchange(to: number, from: number, epoch: number, count: number): string {
     return `${this.#px}.x.${to}.${from}.${epoch}.${count}`;

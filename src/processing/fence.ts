@@ -2,7 +2,7 @@ import { deadlineIn, pause } from "../domain/deadline.ts";
 import { ErrorCode, ServiceError } from "../domain/errors.ts";
 import type { Journal, JournalWrite } from "../jetstream/journal.ts";
 import { carriedOver } from "./carry-over.ts";
-import type { Checkpoint, JournalNames } from "./checkpoint.ts";
+import type { Checkpoint, JournalNames, LaneSeed } from "./checkpoint.ts";
 import { COMMIT_DEADLINE_MS, Fenced, type LaneSpec } from "./lane-spec.ts";
 
 /** The checkpoint that a lane found, with the moment of its storage by the storage's clock. */
@@ -53,8 +53,10 @@ export class Fence {
       const entry = await journal.last(subject, deadlineIn(COMMIT_DEADLINE_MS));
       const previous = entry && checkpointOf(entry.data);
       if (previous && previous.incarnation > record.incarnation) throw new Fenced("the processor has begun anew");
+      const isNew = previous?.incarnation !== record.incarnation;
+      const seed = isNew && record.start === "savepoint" ? await readSeed(journal, names, spec) : undefined;
       const checkpoint: Checkpoint = {
-        ...carriedOver(previous, record),
+        ...carriedOver(previous, record, seed),
         generation: record.generation,
         epoch: (previous?.epoch ?? 0) + 1,
         commit: 0,
@@ -141,6 +143,12 @@ export class Fence {
       }
     }
   }
+}
+
+async function readSeed(journal: Journal, names: JournalNames, { record, lane }: LaneSpec) {
+  const entry = await journal.last(names.seed(record.seed ?? "", lane), deadlineIn(COMMIT_DEADLINE_MS));
+  if (!entry) throw new Error("STATE_CORRUPT: the state that a restore brought is missing");
+  return { ...(JSON.parse(Buffer.from(entry.data).toString("utf8")) as LaneSeed), seq: entry.seq };
 }
 
 const checkpointOf = (data: Uint8Array): Checkpoint => JSON.parse(Buffer.from(data).toString("utf8")) as Checkpoint;

@@ -49,6 +49,7 @@ export function statusOf(
   live: readonly string[],
 ): { status: StatusWord; reason?: string } {
   if (record.desired === "paused") return { status: "paused" };
+  if (record.fault !== undefined) return { status: "failed", reason: record.fault };
   if (live.length === 0) return { status: "stopped", reason: "no process with the role processor runs" };
   const own = lanes.filter(({ status }) => status?.revision === record.revision);
   const failed = own.find(({ status }) => status?.state === "failed");

@@ -281,11 +281,11 @@ export class Lane {
     this.stop();
   }
 
-  #setAside(failure: StepFailure): void {
+  #setAside(failure: StepFailure, isResult = false): void {
     this.#counts.errors++;
     if (failure.policy !== "dlq") return;
     this.#counts.deadLetters++;
-    this.#side.add(failure.flight, { kind: "dlq", reason: failure.reason, operation: failure.index });
+    this.#side.add(failure.flight, { kind: "dlq", reason: failure.reason, operation: failure.index, isResult });
   }
 
   /** What the closing of windows came to. */
@@ -296,7 +296,7 @@ export class Lane {
     for (const failure of done.failures) {
       if (failure.policy === "fail")
         this.#fail(`operations[${failure.index}] failed on a window's result: ${failure.reason}`);
-      this.#setAside(failure);
+      this.#setAside(failure, true);
     }
     this.#pace.note("state");
   }
@@ -344,7 +344,8 @@ export class Lane {
       sideCount: this.#side.count + side.length,
       keys,
     };
-    await this.#fence.commit(next, [...exchange, ...this.#side.writes(side)]);
+    await this.#fence.makeSure();
+    await this.#fence.commit(next, [...exchange, ...(await this.#side.writes(side))]);
     stored();
     for (const wake of this.#room.splice(0)) wake();
     if (keys) await this.#keys!.tidy(keys, previous.keys as KeyCheckpoint | undefined);

@@ -8,6 +8,7 @@ import { toServiceError } from "../jetstream/errors.ts";
 import { Journal } from "../jetstream/journal.ts";
 import type { Catalog, StreamRecord } from "../log/catalog.ts";
 import { JournalNames } from "./checkpoint.ts";
+import { finishDeletion } from "./deletions.ts";
 import type { FunctionRegistry } from "./function-registry.ts";
 import type { FunctionRecord } from "./functions.ts";
 import { type LaneView, type MetricsView, metricsOf, readLanes, type StatusWord, statusOf } from "./inspect.ts";
@@ -145,7 +146,9 @@ export class Processors {
     const record = await this.#o.store.change(
       id,
       (present) =>
-        present.desired === "running" && status !== "failed" ? undefined : { ...present, desired: "running" },
+        present.desired === "running" && status !== "failed"
+          ? undefined
+          : { ...present, desired: "running", fault: undefined },
       deadline,
     );
     return this.#settled(record, deadline);
@@ -157,7 +160,7 @@ export class Processors {
     const source = await this.#o.catalog.find(name, deadline);
     const record = await this.#o.store.change(
       id,
-      (present) => ({ ...present, sourceId: source.id, incarnation: present.incarnation + 1, start }),
+      (present) => ({ ...present, sourceId: source.id, incarnation: present.incarnation + 1, start, fault: undefined }),
       deadline,
     );
     return this.#settled(record, deadline);
@@ -194,6 +197,7 @@ export class Processors {
         generation: stored.generation + 1,
         incarnation: change.start === undefined ? stored.incarnation : stored.incarnation + 1,
         start: change.start ?? stored.start,
+        fault: undefined,
       }),
       deadline,
     );
@@ -202,17 +206,7 @@ export class Processors {
 
   async delete(id: string, deadline: Deadline): Promise<void> {
     await this.#o.store.change(id, (present) => ({ ...present, desired: "deleting" }), deadline);
-    await translated(() => new Journal(this.#o.js, new JournalNames(id).stream).delete(deadline));
-    await this.#o.store.remove(id, deadline);
-  }
-
-  /** Finishes deletions that another process began and did not end. */
-  async finishDeletions(deadline: Deadline): Promise<void> {
-    for (const { id, desired } of this.#o.store.all()) {
-      if (desired !== "deleting") continue;
-      await new Journal(this.#o.js, new JournalNames(id).stream).delete(deadline);
-      await this.#o.store.remove(id, deadline);
-    }
+    await translated(() => finishDeletion(this.#o.js, this.#o.store, id, deadline));
   }
 
   /** Waits a while until the processor is as it should be; it will be, so that it isn't yet is no failure. */

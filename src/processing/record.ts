@@ -31,7 +31,13 @@ export interface ProcessorRecord {
   /** Grows whenever its windows begin anew; part of results' ids. */
   readonly incarnation: number;
   /** Where this incarnation began. */
-  readonly start: "earliest" | "latest" | "checkpoint";
+  readonly start: "earliest" | "latest" | "checkpoint" | "savepoint";
+  /** With `start` savepoint: names the state in the journal that the incarnation begins with. */
+  readonly seed?: string | undefined;
+  /** Why it stopped as a whole, until it is resumed or changed. */
+  readonly fault?: string | undefined;
+  /** Milliseconds since 1970 until which no lane is to run: its state is being copied. */
+  readonly heldUntilMs?: number | undefined;
   /** Grows with every change of the record: lanes that run an earlier one are restarted. */
   readonly revision: number;
   readonly replicas: number;

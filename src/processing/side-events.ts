@@ -16,11 +16,17 @@ export interface SideReason {
   readonly reason: string;
   /** Index of the operation. */
   readonly operation: number;
+  /** It is no event of the source but a window's result. */
+  readonly isResult?: boolean;
 }
 
 /** Pending side events, by number and bytes, that have a commit made at once. */
 const MAX_SIDE = 300;
 const MAX_SIDE_BYTES = 4 * 1024 * 1024;
+const MAX_SIDE_IN_COMMIT = 600;
+const STORE_MS = 60_000;
+/** Longer headers of an event do not fit beside a payload of the largest size. */
+const MAX_META_CHARS = 40_000;
 /** Side events of a kind and lane that are kept. */
 export const KEEP_SIDE = 10_000;
 
@@ -65,12 +71,18 @@ export class SideEvents {
     drained.push(sideEvent(this.#record, flight, why));
   }
 
-  writes(drained: readonly SideEvent[]): JournalWrite[] {
-    return drained.map(({ meta, payload }, index) => ({
+  /**
+   * Makes the writes of a commit. More than a commit can hold are stored at once: if the commit never comes they are written
+   * again under the same subjects, by whoever processes their events again.
+   */
+  async writes(drained: readonly SideEvent[]): Promise<JournalWrite[]> {
+    const writes = drained.map(({ meta, payload }, index) => ({
       subject: this.#names.side(meta.kind, this.#lane, this.count + index),
       payload,
-      lines: { [SIDE_HEADER]: Buffer.from(JSON.stringify(meta)).toString("base64") },
+      lines: { [SIDE_HEADER]: headerText(meta) },
     }));
+    await this.#journal.store(writes.splice(MAX_SIDE_IN_COMMIT), deadlineIn(STORE_MS));
+    return writes;
   }
 
   /** After the commit of so many. */
@@ -87,7 +99,15 @@ export class SideEvents {
   }
 }
 
-function sideEvent(record: ProcessorRecord, { event }: Flight, { kind, reason, operation }: SideReason): SideEvent {
+/** Origin and reason; an event's own headers are left out where they are too long to stand beside it. */
+function headerText(meta: SideMeta): string {
+  const text = Buffer.from(JSON.stringify(meta)).toString("base64");
+  if (text.length <= MAX_META_CHARS) return text;
+  return Buffer.from(JSON.stringify({ ...meta, headers: undefined, headersLeftOut: true })).toString("base64");
+}
+
+function sideEvent(record: ProcessorRecord, { event }: Flight, why: SideReason): SideEvent {
+  const { kind, reason, operation, isResult } = why;
   const meta: SideMeta = {
     kind,
     reason,
@@ -101,6 +121,7 @@ function sideEvent(record: ProcessorRecord, { event }: Flight, { kind, reason, o
     key: event.key,
     headers: event.headers,
     contentType: event.contentType,
+    ...(isResult ? { isResult } : {}),
   };
   return { meta, payload: event.payload };
 }

@@ -1,5 +1,6 @@
 import type { Logger } from "pino";
-import { pause } from "../domain/deadline.ts";
+import { deadlineIn, pause } from "../domain/deadline.ts";
+import { ErrorCode, ServiceError } from "../domain/errors.ts";
 import type { Catalog, StreamRecord } from "../log/catalog.ts";
 import { type LaneEnd, type LaneHandle, Pool } from "./pool.ts";
 import type { Presence } from "./presence.ts";
@@ -29,6 +30,7 @@ interface Running {
 }
 
 const LOOK_MS = 250;
+const CALL_MS = 5000;
 const STOP_LIMIT_MS = 8000;
 const BACKOFF_MS = 500;
 const MAX_BACKOFF_MS = 10_000;
@@ -83,11 +85,11 @@ export class Supervisor implements AsyncDisposable {
       const record = records.get(lane.record.id);
       const number = Number(key.slice(key.lastIndexOf("/") + 1));
       if (!record || record.desired === "deleting") this.#end(key, lane, true);
-      else if (record.desired === "paused" || presence.ownerOf(key) !== presence.id) this.#end(key, lane, false);
+      else if (!isToRun(record) || presence.ownerOf(key) !== presence.id) this.#end(key, lane, false);
       else if (number >= record.lanes || this.#signatureOf(record) !== lane.signature) this.#end(key, lane, false);
     }
     for (const record of records.values()) {
-      if (record.desired !== "running") continue;
+      if (!isToRun(record)) continue;
       const streams = this.#streamsOf(record);
       if (!streams) continue;
       for (let lane = 0; lane < record.lanes; lane++) {
@@ -161,8 +163,33 @@ export class Supervisor implements AsyncDisposable {
     const wait = Math.min(MAX_BACKOFF_MS, BACKOFF_MS * 2 ** lane.attempts++);
     lane.notBefore = performance.now() + (end.cause === "fenced" ? FENCED_MS : end.cause === "crashed" ? 0 : wait);
     // Until its record changes there is nothing to try again.
-    if (end.cause === "failed") lane.notBefore = Number.POSITIVE_INFINITY;
+    if (end.cause === "failed") {
+      lane.notBefore = Number.POSITIVE_INFINITY;
+      void this.#failAll(key, lane.record, end.message ?? "");
+    }
     const level = end.cause === "fenced" || end.cause === "failed" ? "info" : "warn";
     this.#options.log[level]({ lane: key, cause: end.cause, reason: end.message }, "a processor's lane ended");
   }
+
+  /** A lane that failed stops the whole processor: says so in its record, which every process sees. */
+  async #failAll(key: string, { id, revision }: ProcessorRecord, reason: string): Promise<void> {
+    const fault = `lane ${key.slice(key.lastIndexOf("/") + 1)}: ${reason}`;
+    while (!this.#closed)
+      try {
+        // Whoever changed the record meanwhile wants the lane to try again.
+        await this.#options.store.change(
+          id,
+          (present) => (present.revision === revision ? { ...present, fault } : undefined),
+          deadlineIn(CALL_MS),
+        );
+        return;
+      } catch (error) {
+        if (error instanceof ServiceError && error.code === ErrorCode.PROCESSOR_NOT_FOUND) return;
+        this.#options.log.warn({ err: error, processor: id }, "a processor's failure was not stored");
+        await pause(BACKOFF_MS);
+      }
+  }
 }
+
+const isToRun = ({ desired, fault, heldUntilMs = 0 }: ProcessorRecord): boolean =>
+  desired === "running" && fault === undefined && heldUntilMs <= Date.now();
