@@ -68,7 +68,7 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
     mount(StreamService, streamService(js, catalog)),
     mount(EventService, eventService(producer, consumer)),
     mount(ConsumerGroupService, groupService(consumer, catalog, groups)),
-    ...(await openProcessing({ js, catalog, natsUrl: url, config, logger, owned })),
+    ...(await openProcessing({ js, catalog, natsUrl: url, config, logger, owned, draining: draining.signal })),
   ];
   const services = mounted.map(({ service }) => service);
   const readiness = await ReadinessProbe.open(js, catalog, {

@@ -2,6 +2,7 @@ import type { AggregationName } from "./aggregate.ts";
 import { type ErrorDetail, invalidArguments, ServiceError } from "./errors.ts";
 import { compileExpression, compileFilter } from "./expression.ts";
 import { compileGetter, memberPath } from "./getter.ts";
+import { checkProjection, type Projection } from "./projection.ts";
 import { MAX_WINDOWS_PER_EVENT, type WindowSpec } from "./window.ts";
 
 export type ErrorPolicyName = "dlq" | "skip" | "fail";
@@ -12,6 +13,7 @@ export interface OperationFields {
   readonly predicate?: string | undefined;
   readonly function?: string | undefined;
   readonly expression?: string | undefined;
+  readonly project?: Projection | undefined;
   readonly windowType?: "tumbling" | "hopping" | "session" | undefined;
   readonly duration?: number | undefined;
   readonly advance?: number | undefined;
@@ -30,6 +32,7 @@ export type StepSpec = { readonly index: number; readonly onError: ErrorPolicyNa
   | { readonly kind: "filter"; readonly predicate: string }
   | { readonly kind: "function"; readonly name: string }
   | { readonly kind: "expression"; readonly expression: string }
+  | { readonly kind: "project"; readonly project: Projection }
 );
 
 /** One value to compute per group. */
@@ -68,7 +71,7 @@ const NAME = /^[A-Za-z_][A-Za-z0-9_]{0,127}$/;
 
 const FIELDS: Readonly<Record<string, readonly (keyof OperationFields)[]>> = {
   filter: ["predicate"],
-  map: ["function", "expression"],
+  map: ["function", "expression", "project"],
   window: ["windowType", "duration", "advance", "gap", "grace", "timestampField"],
   aggregate: ["aggregation", "groupBy", "field", "as"],
 };
@@ -118,11 +121,7 @@ export function checkOperations(operations: readonly OperationFields[], function
         break;
       case "map":
         attempt(() => checkMap(operation, functions));
-        steps.push(
-          operation.function === undefined
-            ? { kind: "expression", index, onError, expression: operation.expression ?? "" }
-            : { kind: "function", index, onError, name: operation.function },
-        );
+        steps.push({ index, onError, ...mapOf(operation) });
         break;
       case "window":
         if (window) fault("type", `there is one already, operations[${window.index}]`);
@@ -151,10 +150,17 @@ function typeOf(operation: OperationFields): keyof typeof FIELDS | undefined {
   return fitting.length === 1 ? fitting[0] : undefined;
 }
 
+function mapOf({ function: name, project, expression = "" }: OperationFields) {
+  if (name !== undefined) return { kind: "function", name } as const;
+  return project ? ({ kind: "project", project } as const) : ({ kind: "expression", expression } as const);
+}
+
 function checkMap(operation: OperationFields, functions: ReadonlySet<string>): void {
-  if ((operation.function === undefined) === (operation.expression === undefined))
-    throw invalidArguments([{ field: "function", description: "give either function or expression" }]);
-  if (operation.expression !== undefined) compileExpression(operation.expression, "expression");
+  const given = [operation.function, operation.expression, operation.project].filter((each) => each !== undefined);
+  if (given.length !== 1)
+    throw invalidArguments([{ field: "function", description: "give one of function, expression and project" }]);
+  if (operation.project) checkProjection(operation.project, "project.");
+  else if (operation.expression !== undefined) compileExpression(operation.expression, "expression");
   else if (!functions.has(operation.function!))
     throw invalidArguments([
       {

@@ -1,21 +1,28 @@
 import { readdir, readFile } from "node:fs/promises";
 import { extname, join } from "node:path";
 import type { Deadline } from "../domain/deadline.ts";
-import { deadlineIn } from "../domain/deadline.ts";
+import { ErrorCode, invalidArgument, resourceNotFound, ServiceError } from "../domain/errors.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { type Bucket, openBucket } from "../jetstream/kv.ts";
-import { decodeToken, encodeToken } from "../jetstream/names.ts";
-import { type FunctionBody, type FunctionRecord, functionRecord, SHIPPED } from "./functions.ts";
+import { encodeToken } from "../jetstream/names.ts";
+import { checkFunctionBody, type FunctionBody, type FunctionRecord, functionRecord, SHIPPED } from "./functions.ts";
 
 const FUNCTIONS_BUCKET = "mr_functions";
 const MODULE_TYPES: ReadonlySet<string> = new Set([".js", ".mjs", ".ts", ".mts"]);
 
-/** The named functions there are: shipped ones, modules of the operator's directory, and installed ones, the later first. */
-export class FunctionRegistry implements AsyncDisposable {
+const MAX_FUNCTIONS = 1000;
+
+const functionNotFound = (name: string): ServiceError =>
+  resourceNotFound(`there is no function "${name.slice(0, 128)}"`);
+
+/** Where a function comes from. */
+export type FunctionOrigin = "shipped" | "installed" | "module";
+export type KnownFunction = FunctionRecord & { readonly origin: FunctionOrigin };
+
+/** The named functions there are: shipped ones, installed ones, and modules of the operator's directory, the later first. */
+export class FunctionRegistry {
   readonly #bucket: Bucket<FunctionRecord>;
-  readonly #installed = new Map<string, FunctionRecord>();
   readonly #directory: string | undefined;
-  #watch: AsyncDisposable | undefined;
 
   private constructor(bucket: Bucket<FunctionRecord>, directory: string | undefined) {
     this.#bucket = bucket;
@@ -29,35 +36,54 @@ export class FunctionRegistry implements AsyncDisposable {
   static async open(js: JetStream, replicas: number, directory: string | undefined): Promise<FunctionRegistry> {
     const registry = new FunctionRegistry(await openBucket<FunctionRecord>(js, FUNCTIONS_BUCKET, replicas), directory);
     await registry.#modules();
-    registry.#watch = await registry.#bucket.watch(">", ({ key, value }) => {
-      if (value) registry.#installed.set(value.name, value);
-      else registry.#installed.delete(decodeToken(key));
-    });
     return registry;
   }
 
   /** All by name. */
-  async all(): Promise<Map<string, FunctionRecord>> {
-    const found = new Map(SHIPPED.map((each) => [each.name, each]));
-    for (const record of await this.#modules()) found.set(record.name, record);
-    // Asked of the storage: the watch may not have told yet what was installed a moment ago.
-    const deadline = deadlineIn(5000);
-    for (const value of (await this.#bucket.list(">", deadline)).values()) found.set(value.name, value);
+  async all(deadline: Deadline): Promise<Map<string, KnownFunction>> {
+    const found = new Map<string, KnownFunction>();
+    const add = (origin: FunctionOrigin, records: Iterable<FunctionRecord>) => {
+      for (const record of records) found.set(record.name, { ...record, origin });
+    };
+    add("shipped", SHIPPED);
+    // Asked of the storage: what was installed a moment ago, by any process, is there.
+    add("installed", (await this.#bucket.list(">", deadline)).values());
+    add("module", await this.#modules());
     return found;
   }
 
-  async install(name: string, body: FunctionBody, deadline: Deadline): Promise<FunctionRecord> {
+  /** @throws ServiceError RESOURCE_NOT_FOUND. */
+  async get(name: string, deadline: Deadline): Promise<KnownFunction> {
+    const found = (await this.all(deadline)).get(name);
+    if (!found) throw functionNotFound(name);
+    return found;
+  }
+
+  /**
+   * Installs a function, in place of the one with that name.
+   *
+   * @throws ServiceError INVALID_ARGUMENT for a body that can't work, and for the name of a module; QUOTA_EXCEEDED.
+   */
+  async install(name: string, body: FunctionBody, deadline: Deadline): Promise<KnownFunction> {
+    checkFunctionBody(body);
+    const all = await this.all(deadline);
+    const present = all.get(name);
+    if (present?.origin === "module") throw invalidArgument("name", "is that of a module in the operator's directory");
     const record = functionRecord(name, body);
-    await this.#bucket.set(encodeToken(name), record, deadline);
-    return record;
+    // The same again changes nothing.
+    if (present?.origin === "installed" && present.version === record.version) return present;
+    if (present?.origin !== "installed" && all.size >= MAX_FUNCTIONS)
+      throw new ServiceError(ErrorCode.QUOTA_EXCEEDED, `there are ${MAX_FUNCTIONS} functions already`);
+    const installed = { ...record, installedAtMs: Date.now() };
+    await this.#bucket.set(encodeToken(name), installed, deadline);
+    return { ...installed, origin: "installed" };
   }
 
+  /** @throws ServiceError RESOURCE_NOT_FOUND, INVALID_ARGUMENT for one that was not installed by a call. */
   async remove(name: string, deadline: Deadline): Promise<void> {
+    const { origin } = await this.get(name, deadline);
+    if (origin !== "installed") throw invalidArgument("name", `"${name}" was not installed by a call: it is ${origin}`);
     await this.#bucket.delete(encodeToken(name), deadline);
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.#watch?.[Symbol.asyncDispose]();
   }
 
   async #modules(): Promise<FunctionRecord[]> {

@@ -1,8 +1,9 @@
-import { ServiceError } from "../domain/errors.ts";
-import { compileExpression, type Expression } from "../domain/expression.ts";
+import { invalidArgument, ServiceError } from "../domain/errors.ts";
+import { compileExpression, type Expression, toMaps } from "../domain/expression.ts";
 import { compileGetter, type Getter, OperationError } from "../domain/getter.ts";
 import { digest } from "../domain/hash.ts";
 import { canonicalJson } from "../domain/map-json.ts";
+import { checkProjection, type Projection } from "../domain/projection.ts";
 import type { Flight } from "./flight.ts";
 import type { ModuleFunction } from "./module-functions.ts";
 
@@ -10,8 +11,8 @@ import type { ModuleFunction } from "./module-functions.ts";
 export type FunctionBody =
   | {
       readonly kind: "cel";
-      readonly replace?: string | undefined;
-      readonly merge?: Readonly<Record<string, string>> | undefined;
+      readonly expression?: string | undefined;
+      readonly project?: Projection | undefined;
     }
   | {
       readonly kind: "lookup";
@@ -28,6 +29,8 @@ export interface FunctionRecord {
   /** Hash of its content. */
   readonly version: string;
   readonly body: FunctionBody;
+  /** Of an installed one: when, in milliseconds since 1970. */
+  readonly installedAtMs?: number | undefined;
 }
 
 /** Functions that are there without being installed. */
@@ -43,11 +46,7 @@ export const SHIPPED: readonly FunctionRecord[] = [
 
 /** @param content what the version depends on beside the body: a module's text. */
 export function functionRecord(name: string, body: FunctionBody, content = ""): FunctionRecord {
-  const text = canonicalJson(
-    new Map(
-      Object.entries(body).map(([k, v]) => [k, typeof v === "object" ? new Map(Object.entries(v)) : (v ?? null)]),
-    ),
-  );
+  const text = canonicalJson(toMaps(JSON.parse(JSON.stringify(body))));
   return { name, version: digest(text + content, 16), body };
 }
 
@@ -74,7 +73,7 @@ export function compileFunction(record: FunctionRecord, context: FunctionContext
   const { body } = record;
   switch (body.kind) {
     case "cel":
-      return body.replace === undefined ? compileMerge(body.merge ?? {}) : compileReplace(body.replace);
+      return body.expression === undefined ? compileProject(body.project ?? {}) : compileReplace(body.expression);
     case "lookup":
       return compileLookup(body, context.table(body.table));
     case "module": {
@@ -87,8 +86,10 @@ export function compileFunction(record: FunctionRecord, context: FunctionContext
 /** What is wrong with the body of a function to be installed, by the field at fault. @throws ServiceError INVALID_ARGUMENT. */
 export function checkFunctionBody(body: FunctionBody): void {
   if (body.kind === "cel") {
-    if (body.replace !== undefined) compileExpression(body.replace, "cel.replace");
-    for (const [name, text] of Object.entries(body.merge ?? {})) compileExpression(text, `cel.merge.${name}`);
+    if ((body.expression === undefined) === (body.project === undefined))
+      throw invalidArgument("cel", "give one of expression, merge and replace");
+    if (body.project) checkProjection(body.project, "cel.");
+    else compileExpression(body.expression!, "cel.expression");
   } else if (body.kind === "lookup") compileGetter(body.key, "lookup.key");
 }
 
@@ -101,13 +102,16 @@ export function compileReplace(text: string): StepFunction {
   };
 }
 
-function compileMerge(members: Readonly<Record<string, string>>): StepFunction {
-  const compiled = Object.entries(members).map(([name, text]) => [name, compileExpression(text, name)] as const);
+/** Gives the event the members of a projection. */
+export function compileProject({ merge, replace }: Projection): StepFunction {
+  const members = Object.entries(merge ?? replace ?? {});
+  const compiled = members.map(([name, text]) => [name, compileExpression(text, name)] as const);
   return (flight) => {
-    if (!(flight.value instanceof Map)) throw new OperationError("the value is no object");
+    if (merge && !(flight.value instanceof Map)) throw new OperationError("the value is no object");
     // All before any, so that each sees the value as it was.
     const results = compiled.map(([name, expression]) => [name, resultOf(expression, flight)] as const);
-    for (const [name, result] of results) flight.join(name, result);
+    if (merge) for (const [name, result] of results) flight.join(name, result);
+    else flight.value = new Map(results);
     return true;
   };
 }

@@ -6,6 +6,7 @@ import type { ErrorPolicyName, StepSpec, WindowStage } from "../domain/topology.
 import type { Flight } from "./flight.ts";
 import {
   compileFunction,
+  compileProject,
   compileReplace,
   type FunctionContext,
   type FunctionRecord,
@@ -100,6 +101,8 @@ function compileStep(
       return compilePredicate(spec.predicate);
     case "expression":
       return compileReplace(spec.expression);
+    case "project":
+      return compileProject(spec.project);
     case "function": {
       const record = functions.get(spec.name);
       if (!record) throw new Error(`function ${spec.name} is not part of the processor`);

@@ -1,7 +1,14 @@
 import { createHash, randomBytes } from "node:crypto";
 import { isDeepStrictEqual } from "node:util";
 import { type Deadline, msLeft, pause } from "../domain/deadline.ts";
-import { ErrorCode, invalidArgument, invalidArguments, ServiceError, streamNotFound } from "../domain/errors.ts";
+import {
+  ErrorCode,
+  invalidArgument,
+  invalidArguments,
+  ServiceError,
+  streamNotFound,
+  unavailable,
+} from "../domain/errors.ts";
 import { checkOperations, type OperationFields, type Topology } from "../domain/topology.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { toServiceError } from "../jetstream/errors.ts";
@@ -14,6 +21,8 @@ import type { FunctionRecord } from "./functions.ts";
 import { type LaneView, type MetricsView, metricsOf, readLanes, type StatusWord, statusOf } from "./inspect.ts";
 import type { Presence } from "./presence.ts";
 import type { ProcessorRecord, ProcessorSettings } from "./record.ts";
+import type { SavepointRecord } from "./savepoint-store.ts";
+import { checkFits, type Savepoints } from "./savepoints.ts";
 import type { ProcessorStore } from "./store.ts";
 
 /** Settings as they are asked for; what is left out has its default, or stays. */
@@ -26,6 +35,8 @@ export interface NewProcessor {
   readonly operations: readonly OperationFields[];
   readonly sink: string;
   readonly settings: SettingsFields;
+  /** Name of the savepoint to begin with. */
+  readonly savepoint: string | undefined;
   /** A repeat with the same key gives the processor of the first call. */
   readonly idempotencyKey: string | undefined;
 }
@@ -60,6 +71,7 @@ export interface ProcessorsOptions {
   readonly catalog: Catalog;
   readonly functions: FunctionRegistry;
   readonly presence: Presence;
+  readonly savepoints: Savepoints;
 }
 
 /** Creates, describes and changes processors; which process runs them is another matter. */
@@ -72,13 +84,15 @@ export class Processors {
 
   /** @throws ServiceError INVALID_ARGUMENT that names operations at fault, STREAM_NOT_FOUND for the source. */
   async create(asked: NewProcessor, deadline: Deadline): Promise<ProcessorView & { created: boolean }> {
-    const functions = await this.#o.functions.all();
+    const functions = await this.#o.functions.all(deadline);
     const topology = checkOperations(asked.operations, new Set(functions.keys()));
     if (asked.sink === asked.source) throw invalidArgument("sink", "must be another stream than the source");
     const source = await this.#o.catalog.find(asked.source, deadline);
+    const savepoint = asked.savepoint === undefined ? undefined : await this.#savepoint(asked.savepoint, deadline);
+    const settings = withDefaults(asked.settings, savepoint?.lanes.length ?? defaultParallelism(source));
+    if (savepoint) checkFits(savepoint, { sourceId: source.id, topology, lanes: settings.parallelism });
     await this.#sinkFor(asked.sink, source, deadline);
-    const settings = withDefaults(asked.settings, source);
-    const record: ProcessorRecord = {
+    const draft: ProcessorRecord = {
       id: newId(asked.idempotencyKey),
       name: asked.name,
       source: source.name,
@@ -97,9 +111,10 @@ export class Processors {
       replicas: source.replicationFactor,
       createdAtMs: Date.now(),
     };
-    const names = new JournalNames(record.id);
+    const names = new JournalNames(draft.id);
     // Before the record: whoever reads the record finds the journal.
-    await translated(() => new Journal(this.#o.js, names.stream).create(names.subjects, record.replicas, deadline));
+    await translated(() => new Journal(this.#o.js, names.stream).create(names.subjects, draft.replicas, deadline));
+    const record = savepoint ? { ...draft, ...(await this.#seeded(savepoint, draft.id, deadline)) } : draft;
     const { record: stored, created } = await this.#o.store.create(record, deadline);
     if (!created && !isSame(stored, record))
       throw new ServiceError(ErrorCode.ALREADY_EXISTS, "the Idempotency-Key was used for another processor");
@@ -166,9 +181,32 @@ export class Processors {
     return this.#settled(record, deadline);
   }
 
+  /**
+   * Takes a processor back to a savepoint: a new incarnation that begins with its state.
+   *
+   * @throws ServiceError PROCESSOR_NOT_FOUND, RESOURCE_NOT_FOUND, INVALID_ARGUMENT when the savepoint does not fit.
+   */
+  async restore(id: string, name: string, deadline: Deadline): Promise<ProcessorView> {
+    const before = await this.#o.store.get(id, deadline);
+    const source = await this.#o.catalog.find(before.source, deadline);
+    const savepoint = await this.#savepoint(name, deadline);
+    checkFits(savepoint, { sourceId: source.id, topology: before.topology, lanes: before.lanes });
+    const seeded = await this.#seeded(savepoint, id, deadline);
+    const record = await this.#o.store.change(
+      id,
+      (present) => {
+        if (present.generation !== before.generation) throw unavailable(`processor "${id}" was changed meanwhile`);
+        const incarnation = present.incarnation + 1;
+        return { ...present, ...seeded, sourceId: source.id, incarnation, fault: undefined };
+      },
+      deadline,
+    );
+    return this.#settled(record, deadline);
+  }
+
   /** @throws ServiceError INVALID_ARGUMENT, also when windows change and no start is named. */
   async update(id: string, change: ProcessorChange, deadline: Deadline): Promise<ProcessorView> {
-    const functions = await this.#o.functions.all();
+    const functions = await this.#o.functions.all(deadline);
     const present = await this.#o.store.get(id, deadline);
     const operations = change.operations ?? present.operations;
     const topology = checkOperations(operations, new Set(functions.keys()));
@@ -231,6 +269,16 @@ export class Processors {
     return translated(() => readLanes(this.#o.js, record, deadline));
   }
 
+  #savepoint(name: string, deadline: Deadline): Promise<SavepointRecord> {
+    return translated(() => this.#o.savepoints.store.get(name, deadline));
+  }
+
+  /** Puts a savepoint into a processor's journal. @returns what the record says of it. */
+  async #seeded(savepoint: SavepointRecord, id: string, deadline: Deadline) {
+    const seed = await translated(() => this.#o.savepoints.seed(savepoint, id, deadline));
+    return { start: "savepoint", seed } as const;
+  }
+
   async #stream(name: string, deadline: Deadline): Promise<StreamRecord | undefined> {
     try {
       return await this.#o.catalog.find(name, deadline);
@@ -265,11 +313,13 @@ function newId(idempotencyKey: string | undefined): string {
   return `proc_${hex}`;
 }
 
-function withDefaults(asked: SettingsFields, source: StreamRecord): ProcessorSettings {
+const defaultParallelism = ({ partitions }: StreamRecord): number => Math.min(DEFAULT_MAX_PARALLELISM, partitions);
+
+function withDefaults(asked: SettingsFields, parallelism: number): ProcessorSettings {
   if (asked.parallelism !== undefined && (asked.parallelism < 1 || asked.parallelism > 64))
     throw invalidArguments([{ field: "config.parallelism", description: "must be from 1 to 64" }]);
   return {
-    parallelism: asked.parallelism ?? Math.min(DEFAULT_MAX_PARALLELISM, source.partitions),
+    parallelism: asked.parallelism ?? parallelism,
     checkpointIntervalMs: asked.checkpointIntervalMs ?? DEFAULT_CHECKPOINT_MS,
     startFrom: asked.startFrom ?? "earliest",
     idleTimeoutMs: asked.idleTimeoutMs ?? DEFAULT_IDLE_MS,
@@ -293,7 +343,10 @@ function isSame(a: ProcessorRecord, b: ProcessorRecord): boolean {
 export function functionsOf(topology: Topology, all: ReadonlyMap<string, FunctionRecord>): FunctionRecord[] {
   const names = new Set<string>();
   for (const step of [...topology.before, ...topology.after]) if (step.kind === "function") names.add(step.name);
-  return [...names].map((name) => all.get(name)!);
+  return [...names].map((name) => {
+    const { version, body } = all.get(name)!;
+    return { name, version, body };
+  });
 }
 
 async function translated<T>(work: () => Promise<T>): Promise<T> {

@@ -1,16 +1,13 @@
-import { readFile } from "node:fs/promises";
-import { join } from "node:path";
 import { Writable } from "node:stream";
-import { pathToFileURL } from "node:url";
 import { parentPort, workerData } from "node:worker_threads";
 import { pino } from "pino";
 import { connectJetStream, type JetStream } from "../jetstream/connection.ts";
 import { StreamGone } from "../jetstream/ordered-reader.ts";
-import { type FunctionRecord, functionRecord } from "./functions.ts";
 import { Lane } from "./lane.ts";
 import { Fenced, LaneFailed, type LaneSpec, type LaneTools } from "./lane-spec.ts";
-import { type Attention, type ModuleExport, ModuleFunction } from "./module-functions.ts";
-import { TableMirror } from "./tables.ts";
+import type { Attention } from "./module-functions.ts";
+import type { TableMirror } from "./tables.ts";
+import { openTools } from "./tools.ts";
 import { type FromWorker, Slot, type ToWorker, type WorkerSetup } from "./worker-protocol.ts";
 
 /** A thread that runs lanes, with a connection to NATS of its own. */
@@ -75,8 +72,6 @@ async function end(): Promise<void> {
 }
 
 async function toolsFor(js: JetStream, token: number, spec: LaneSpec): Promise<LaneTools> {
-  const tables = new Set<TableMirror>();
-  const modules = new Map<string, ModuleFunction>();
   const attention: Attention = {
     begin(partition, offset) {
       shared[Slot.LANE] = token;
@@ -88,44 +83,11 @@ async function toolsFor(js: JetStream, token: number, spec: LaneSpec): Promise<L
       shared[Slot.BUSY] = 0;
     },
   };
-  for (const record of spec.record.functions) {
-    if (record.body.kind === "lookup") tables.add(mirrorOf(js, record.body.table));
-    if (record.body.kind === "module")
-      modules.set(record.name, new ModuleFunction(await load(record, record.body.file), attention));
-  }
-  return {
-    functions: {
-      table: (name) => mirrorOf(js, name),
-      module: (record) => modules.get(record.name)!,
-    },
-    whenCurrent:
-      tables.size === 0
-        ? undefined
-        : async () => {
-            await Promise.all(Array.from(tables, (table) => table.whenCurrent()));
-          },
-  };
-}
-
-function mirrorOf(js: JetStream, table: string): TableMirror {
-  let mirror = mirrors.get(table);
-  if (!mirror) {
-    mirror = new TableMirror(js, table);
-    mirrors.set(table, mirror);
-  }
-  return mirror;
-}
-
-/** Loads a module in the version that the processor was made with. */
-async function load(record: FunctionRecord, file: string): Promise<ModuleExport> {
-  if (setup.functionsDir === undefined) throw new LaneFailed(`there is no directory of functions for "${record.name}"`);
-  const path = join(setup.functionsDir, file);
-  const text = await readFile(path, "utf8").catch(() => undefined);
-  if (text === undefined) throw new LaneFailed(`the module of "${record.name}" is missing`);
-  if (functionRecord(record.name, record.body, text).version !== record.version)
-    throw new LaneFailed(`the module of "${record.name}" has changed: update the processor to take it`);
-  const loaded = (await import(`${pathToFileURL(path)}?v=${record.version}`)) as { default?: unknown };
-  if (typeof loaded.default !== "function")
-    throw new LaneFailed(`the module of "${record.name}" has no default function`);
-  return loaded.default as ModuleExport;
+  return openTools({
+    js: () => js,
+    functions: spec.record.functions,
+    directory: setup.functionsDir,
+    mirrors,
+    attention,
+  });
 }

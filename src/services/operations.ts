@@ -5,8 +5,10 @@ import {
   type Operation,
   type OperationSchema,
   OperationType,
+  type Projection as ProjectionMessage,
   WindowType,
 } from "../../gen/millrace/v1/processors_pb.js";
+import type { Projection } from "../domain/projection.ts";
 import type { OperationFields } from "../domain/topology.ts";
 
 /** Words of the schema's enums in the domain's spelling, both ways. */
@@ -64,20 +66,30 @@ export function operationFields(operation: Operation): OperationFields {
     field: operation.field,
     as: operation.as,
     onError: POLICIES.word(operation.onError),
+    project: operation.project && projectionFields(operation.project),
   };
 }
+
+/** Members of a projection; of none, the field counts as absent. */
+export function projectionFields({ merge, replace }: Pick<ProjectionMessage, "merge" | "replace">): Projection {
+  return { ...membersOf("merge", merge), ...membersOf("replace", replace) };
+}
+
+const membersOf = (name: "merge" | "replace", members: Record<string, string>) =>
+  Object.keys(members).length === 0 ? {} : { [name]: { ...members } };
 
 const ms = (value: bigint | undefined): number | undefined => (value === undefined ? undefined : Number(value));
 
 /** The same as a message. */
 export function operationMessage(fields: OperationFields): MessageInitShape<typeof OperationSchema> {
-  const { type, windowType, aggregation, onError, duration, advance, gap, grace, ...texts } = fields;
+  const { type, windowType, aggregation, onError, duration, advance, gap, grace, project, ...texts } = fields;
   const spans = { duration, advance, gap, grace };
   return {
     ...Object.fromEntries(Object.entries(texts).filter(([, value]) => value !== undefined)),
     ...Object.fromEntries(
       Object.entries(spans).flatMap(([name, value]) => (value === undefined ? [] : [[name, BigInt(value)]])),
     ),
+    ...(project ? { project: { merge: { ...project.merge }, replace: { ...project.replace } } } : {}),
     ...(type ? { type: TYPES.number(type) } : {}),
     ...(windowType ? { windowType: WINDOWS.number(windowType) } : {}),
     ...(aggregation ? { aggregation: AGGREGATIONS.number(aggregation) } : {}),

@@ -28,10 +28,21 @@ const DEFAULT_PAGE = 100;
 const DEFAULT_GROUPS = 1000;
 const DEFAULT_WATCH_MS = 1000;
 /** Creating waits until the processor runs. */
-const LIFE_CYCLE_MS = 30_000;
+export const LIFE_CYCLE_MS = 30_000;
+
+/** The calls of the ProcessorService that other files hold. */
+type Elsewhere =
+  | "dryRun"
+  | "listSideEvents"
+  | "restoreProcessor"
+  | `${"create" | "get" | "delete"}Savepoint`
+  | "listSavepoints";
 
 /** The part of the ProcessorService that creates, changes and describes processors. */
-export function processorService(js: JetStream, processors: Processors): Partial<ServiceImpl<typeof ProcessorService>> {
+export function processorService(
+  js: JetStream,
+  processors: Processors,
+): Omit<ServiceImpl<typeof ProcessorService>, Elsewhere> {
   return {
     async createProcessor(request, context) {
       const fault = groupNameFault(request.name);
@@ -43,6 +54,7 @@ export function processorService(js: JetStream, processors: Processors): Partial
           operations: request.operations.map(operationFields),
           sink: request.sink,
           settings: settingsOf(request.config),
+          savepoint: request.savepoint,
           idempotencyKey: parseIdempotencyKey(context.requestHeader.get("idempotency-key")),
         },
         deadlineOf(context, LIFE_CYCLE_MS),
@@ -168,7 +180,7 @@ function settingsOf(config: ProcessorConfig | undefined): SettingsFields {
   };
 }
 
-function processorMessage(view: ProcessorView): MessageInitShape<typeof ProcessorSchema> {
+export function processorMessage(view: ProcessorView): MessageInitShape<typeof ProcessorSchema> {
   const { record, status, reason } = view;
   const { settings } = record;
   return {

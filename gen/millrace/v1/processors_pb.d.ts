@@ -124,6 +124,13 @@ export declare type Operation = Message<"millrace.v1.Operation"> & {
    * @generated from field: optional millrace.v1.ErrorPolicy on_error = 15;
    */
   onError?: ErrorPolicy | undefined;
+
+  /**
+   * Map: CEL expressions for members of the new value.
+   *
+   * @generated from field: optional millrace.v1.Projection project = 16;
+   */
+  project?: Projection | undefined;
 };
 
 /**
@@ -131,6 +138,33 @@ export declare type Operation = Message<"millrace.v1.Operation"> & {
  * Use `create(OperationSchema)` to create a new message.
  */
 export declare const OperationSchema: GenMessage<Operation>;
+
+/**
+ * Members of a value, each a CEL expression over the value as it was. Exactly one of the fields is given.
+ *
+ * @generated from message millrace.v1.Projection
+ */
+export declare type Projection = Message<"millrace.v1.Projection"> & {
+  /**
+   * Members to add to a value that is an object, or to replace in it; at most 64.
+   *
+   * @generated from field: map<string, string> merge = 1;
+   */
+  merge: { [key: string]: string };
+
+  /**
+   * The members of a new value; at most 64.
+   *
+   * @generated from field: map<string, string> replace = 2;
+   */
+  replace: { [key: string]: string };
+};
+
+/**
+ * Describes the message millrace.v1.Projection.
+ * Use `create(ProjectionSchema)` to create a new message.
+ */
+export declare const ProjectionSchema: GenMessage<Projection>;
 
 /**
  * Settings of a processor.
@@ -503,6 +537,13 @@ export declare type CreateProcessorRequest = Message<"millrace.v1.CreateProcesso
    * @generated from field: millrace.v1.ProcessorConfig config = 5;
    */
   config?: ProcessorConfig | undefined;
+
+  /**
+   * Name of a savepoint to begin with. Source, window and aggregates must be those of the savepoint; the parallelism is its.
+   *
+   * @generated from field: optional string savepoint = 6;
+   */
+  savepoint?: string | undefined;
 };
 
 /**
@@ -1148,6 +1189,919 @@ export declare type GetWindowResponse = Message<"millrace.v1.GetWindowResponse">
 export declare const GetWindowResponseSchema: GenMessage<GetWindowResponse>;
 
 /**
+ * Operations to try, those given or those of a processor, on events, those given or a piece of a stream.
+ *
+ * @generated from message millrace.v1.DryRunRequest
+ */
+export declare type DryRunRequest = Message<"millrace.v1.DryRunRequest"> & {
+  /**
+   * The processor whose operations are tried, in the versions of functions that it has; instead of `operations`.
+   *
+   * @generated from field: optional string processor_id = 1;
+   */
+  processorId?: string | undefined;
+
+  /**
+   * The operations to try.
+   *
+   * @generated from field: repeated millrace.v1.Operation operations = 2;
+   */
+  operations: Operation[];
+
+  /**
+   * The events to try them on, at most 1000.
+   *
+   * @generated from field: repeated millrace.v1.DryRunEvent events = 3;
+   */
+  events: DryRunEvent[];
+
+  /**
+   * The piece of a stream to try them on; instead of `events`.
+   *
+   * @generated from field: optional millrace.v1.DryRunSource source = 4;
+   */
+  source?: DryRunSource | undefined;
+
+  /**
+   * Most milliseconds to work on the events, 10 to 10 000; default 2000.
+   *
+   * @generated from field: optional int32 timeout = 5;
+   */
+  timeout?: number | undefined;
+};
+
+/**
+ * Describes the message millrace.v1.DryRunRequest.
+ * Use `create(DryRunRequestSchema)` to create a new message.
+ */
+export declare const DryRunRequestSchema: GenMessage<DryRunRequest>;
+
+/**
+ * An event that is not stored.
+ *
+ * @generated from message millrace.v1.DryRunEvent
+ */
+export declare type DryRunEvent = Message<"millrace.v1.DryRunEvent"> & {
+  /**
+   * Its key.
+   *
+   * @generated from field: optional string key = 1;
+   */
+  key?: string | undefined;
+
+  /**
+   * Its payload.
+   *
+   * @generated from oneof millrace.v1.DryRunEvent.payload
+   */
+  payload: {
+    /**
+     * Any JSON.
+     *
+     * @generated from field: google.protobuf.Value value = 2;
+     */
+    value: Value;
+    case: "value";
+  } | {
+    /**
+     * Bytes of type `content_type`; with `application/json` they must be JSON.
+     *
+     * @generated from field: bytes data = 3;
+     */
+    value: Uint8Array;
+    case: "data";
+  } | { case: undefined; value?: undefined };
+
+  /**
+   * Media type of `data`; default `application/octet-stream`.
+   *
+   * @generated from field: optional string content_type = 4;
+   */
+  contentType?: string | undefined;
+
+  /**
+   * Its headers, at most 64.
+   *
+   * @generated from field: map<string, string> headers = 5;
+   */
+  headers: { [key: string]: string };
+
+  /**
+   * The partition that it is to seem to be of, 0 to 999; default 0. Each has a watermark of its own.
+   *
+   * @generated from field: optional int32 partition = 6;
+   */
+  partition?: number | undefined;
+
+  /**
+   * When it is to seem to have been stored; default now.
+   *
+   * @generated from field: optional google.protobuf.Timestamp timestamp = 7;
+   */
+  timestamp?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message millrace.v1.DryRunEvent.
+ * Use `create(DryRunEventSchema)` to create a new message.
+ */
+export declare const DryRunEventSchema: GenMessage<DryRunEvent>;
+
+/**
+ * A piece of a partition.
+ *
+ * @generated from message millrace.v1.DryRunSource
+ */
+export declare type DryRunSource = Message<"millrace.v1.DryRunSource"> & {
+  /**
+   * The stream; may be left out with a processor, whose source it then is.
+   *
+   * @generated from field: optional string stream = 1;
+   */
+  stream?: string | undefined;
+
+  /**
+   * The partition; default 0.
+   *
+   * @generated from field: optional int32 partition = 2;
+   */
+  partition?: number | undefined;
+
+  /**
+   * `earliest` (default) or the offset of the first event.
+   *
+   * @generated from field: optional string offset = 3;
+   */
+  offset?: string | undefined;
+
+  /**
+   * Most events, 1 to 1000; default 10.
+   *
+   * @generated from field: optional int32 limit = 4;
+   */
+  limit?: number | undefined;
+};
+
+/**
+ * Describes the message millrace.v1.DryRunSource.
+ * Use `create(DryRunSourceSchema)` to create a new message.
+ */
+export declare const DryRunSourceSchema: GenMessage<DryRunSource>;
+
+/**
+ * One operation on one event.
+ *
+ * @generated from message millrace.v1.DryRunStep
+ */
+export declare type DryRunStep = Message<"millrace.v1.DryRunStep"> & {
+  /**
+   * Index of the operation.
+   *
+   * @generated from field: int32 operation = 1;
+   */
+  operation: number;
+
+  /**
+   * What it did.
+   *
+   * @generated from field: millrace.v1.StepOutcome outcome = 2;
+   */
+  outcome: StepOutcome;
+
+  /**
+   * The value after it, where there is one.
+   *
+   * @generated from field: optional google.protobuf.Value value = 3;
+   */
+  value?: Value | undefined;
+
+  /**
+   * Why it failed.
+   *
+   * @generated from field: optional string error = 4;
+   */
+  error?: string | undefined;
+
+  /**
+   * Place among the several events that a function made of one, from 0.
+   *
+   * @generated from field: optional int32 part = 5;
+   */
+  part?: number | undefined;
+
+  /**
+   * Of a window: the event's time.
+   *
+   * @generated from field: optional google.protobuf.Timestamp event_time = 6;
+   */
+  eventTime?: Timestamp | undefined;
+
+  /**
+   * Of a window: the windows that the event fell into, the latest first, at most 10.
+   *
+   * @generated from field: repeated millrace.v1.DryRunWindow windows = 7;
+   */
+  windows: DryRunWindow[];
+
+  /**
+   * Of a window: the event's group; absent without `groupBy`.
+   *
+   * @generated from field: optional google.protobuf.Value group = 8;
+   */
+  group?: Value | undefined;
+};
+
+/**
+ * Describes the message millrace.v1.DryRunStep.
+ * Use `create(DryRunStepSchema)` to create a new message.
+ */
+export declare const DryRunStepSchema: GenMessage<DryRunStep>;
+
+/**
+ * A span of time.
+ *
+ * @generated from message millrace.v1.DryRunWindow
+ */
+export declare type DryRunWindow = Message<"millrace.v1.DryRunWindow"> & {
+  /**
+   * Its start, inclusive.
+   *
+   * @generated from field: google.protobuf.Timestamp window_start = 1;
+   */
+  windowStart?: Timestamp | undefined;
+
+  /**
+   * Its end, exclusive; of a session, the end of what this event alone makes.
+   *
+   * @generated from field: google.protobuf.Timestamp window_end = 2;
+   */
+  windowEnd?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message millrace.v1.DryRunWindow.
+ * Use `create(DryRunWindowSchema)` to create a new message.
+ */
+export declare const DryRunWindowSchema: GenMessage<DryRunWindow>;
+
+/**
+ * One event and its way through the operations.
+ *
+ * @generated from message millrace.v1.DryRunEventResult
+ */
+export declare type DryRunEventResult = Message<"millrace.v1.DryRunEventResult"> & {
+  /**
+   * Its partition.
+   *
+   * @generated from field: int32 partition = 1;
+   */
+  partition: number;
+
+  /**
+   * Its offset; of given events, their index.
+   *
+   * @generated from field: int64 offset = 2;
+   */
+  offset: bigint;
+
+  /**
+   * Each operation that saw it, in order.
+   *
+   * @generated from field: repeated millrace.v1.DryRunStep steps = 3;
+   */
+  steps: DryRunStep[];
+};
+
+/**
+ * Describes the message millrace.v1.DryRunEventResult.
+ * Use `create(DryRunEventResultSchema)` to create a new message.
+ */
+export declare const DryRunEventResultSchema: GenMessage<DryRunEventResult>;
+
+/**
+ * One result of a window, as it would be written when the window closes, and its way through the operations after it.
+ *
+ * @generated from message millrace.v1.DryRunResult
+ */
+export declare type DryRunResult = Message<"millrace.v1.DryRunResult"> & {
+  /**
+   * The window's start.
+   *
+   * @generated from field: google.protobuf.Timestamp window_start = 1;
+   */
+  windowStart?: Timestamp | undefined;
+
+  /**
+   * The window's end.
+   *
+   * @generated from field: google.protobuf.Timestamp window_end = 2;
+   */
+  windowEnd?: Timestamp | undefined;
+
+  /**
+   * Its group; absent without `groupBy`.
+   *
+   * @generated from field: optional google.protobuf.Value group = 3;
+   */
+  group?: Value | undefined;
+
+  /**
+   * Events in it.
+   *
+   * @generated from field: int64 events_count = 4;
+   */
+  eventsCount: bigint;
+
+  /**
+   * The result.
+   *
+   * @generated from field: google.protobuf.Value value = 5;
+   */
+  value?: Value | undefined;
+
+  /**
+   * Each operation after the aggregates.
+   *
+   * @generated from field: repeated millrace.v1.DryRunStep steps = 6;
+   */
+  steps: DryRunStep[];
+};
+
+/**
+ * Describes the message millrace.v1.DryRunResult.
+ * Use `create(DryRunResultSchema)` to create a new message.
+ */
+export declare const DryRunResultSchema: GenMessage<DryRunResult>;
+
+/**
+ * What the operations made of the events.
+ *
+ * @generated from message millrace.v1.DryRunResponse
+ */
+export declare type DryRunResponse = Message<"millrace.v1.DryRunResponse"> & {
+  /**
+   * Each event, in order.
+   *
+   * @generated from field: repeated millrace.v1.DryRunEventResult events = 1;
+   */
+  events: DryRunEventResult[];
+
+  /**
+   * The results of all windows, as if they closed after the last event; at most 1000.
+   *
+   * @generated from field: repeated millrace.v1.DryRunResult results = 2;
+   */
+  results: DryRunResult[];
+
+  /**
+   * Why not all is shown: the time was over, an event did not come to an end, or the answer grew beyond 4 MiB.
+   *
+   * @generated from field: optional string incomplete = 3;
+   */
+  incomplete?: string | undefined;
+};
+
+/**
+ * Describes the message millrace.v1.DryRunResponse.
+ * Use `create(DryRunResponseSchema)` to create a new message.
+ */
+export declare const DryRunResponseSchema: GenMessage<DryRunResponse>;
+
+/**
+ * Which side events to list.
+ *
+ * @generated from message millrace.v1.ListSideEventsRequest
+ */
+export declare type ListSideEventsRequest = Message<"millrace.v1.ListSideEventsRequest"> & {
+  /**
+   * Id of the processor.
+   *
+   * @generated from field: string processor_id = 1;
+   */
+  processorId: string;
+
+  /**
+   * Only those set aside for this reason; default all.
+   *
+   * @generated from field: millrace.v1.SideKind kind = 2;
+   */
+  kind: SideKind;
+
+  /**
+   * Most events to answer, 1 to 1000; default 100. An answer holds at most about 8 MiB.
+   *
+   * @generated from field: optional int32 page_size = 3;
+   */
+  pageSize?: number | undefined;
+
+  /**
+   * `next_page_token` of an answer before.
+   *
+   * @generated from field: optional string page_token = 4;
+   */
+  pageToken?: string | undefined;
+
+  /**
+   * Milliseconds to wait when there is nothing, 0 to 30 000; default 0. The answer comes with the first event.
+   *
+   * @generated from field: optional int32 timeout = 5;
+   */
+  timeout?: number | undefined;
+};
+
+/**
+ * Describes the message millrace.v1.ListSideEventsRequest.
+ * Use `create(ListSideEventsRequestSchema)` to create a new message.
+ */
+export declare const ListSideEventsRequestSchema: GenMessage<ListSideEventsRequest>;
+
+/**
+ * An event that was set aside.
+ *
+ * @generated from message millrace.v1.SideEvent
+ */
+export declare type SideEvent = Message<"millrace.v1.SideEvent"> & {
+  /**
+   * Why.
+   *
+   * @generated from field: millrace.v1.SideKind kind = 1;
+   */
+  kind: SideKind;
+
+  /**
+   * Why, in words.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * Index of the operation.
+   *
+   * @generated from field: int32 operation = 3;
+   */
+  operation: number;
+
+  /**
+   * The processor's generation then.
+   *
+   * @generated from field: int32 generation = 4;
+   */
+  generation: number;
+
+  /**
+   * When it was set aside.
+   *
+   * @generated from field: google.protobuf.Timestamp set_aside_at = 5;
+   */
+  setAsideAt?: Timestamp | undefined;
+
+  /**
+   * The stream that it came from.
+   *
+   * @generated from field: string stream = 6;
+   */
+  stream: string;
+
+  /**
+   * Its partition; absent of a window's result.
+   *
+   * @generated from field: optional int32 partition = 7;
+   */
+  partition?: number | undefined;
+
+  /**
+   * Its offset; absent of a window's result.
+   *
+   * @generated from field: optional int64 offset = 8;
+   */
+  offset?: bigint | undefined;
+
+  /**
+   * Its id.
+   *
+   * @generated from field: string event_id = 9;
+   */
+  eventId: string;
+
+  /**
+   * When it was stored; of a window's result, the window's end.
+   *
+   * @generated from field: google.protobuf.Timestamp timestamp = 10;
+   */
+  timestamp?: Timestamp | undefined;
+
+  /**
+   * Its key.
+   *
+   * @generated from field: optional string key = 11;
+   */
+  key?: string | undefined;
+
+  /**
+   * Its payload, as it was published.
+   *
+   * @generated from oneof millrace.v1.SideEvent.payload
+   */
+  payload: {
+    /**
+     * A JSON payload.
+     *
+     * @generated from field: google.protobuf.Value value = 12;
+     */
+    value: Value;
+    case: "value";
+  } | {
+    /**
+     * The payload's bytes.
+     *
+     * @generated from field: bytes data = 13;
+     */
+    value: Uint8Array;
+    case: "data";
+  } | { case: undefined; value?: undefined };
+
+  /**
+   * Media type of `data`.
+   *
+   * @generated from field: optional string content_type = 14;
+   */
+  contentType?: string | undefined;
+
+  /**
+   * Its headers.
+   *
+   * @generated from field: map<string, string> headers = 15;
+   */
+  headers: { [key: string]: string };
+
+  /**
+   * Its headers were too long to be kept; read them where it came from.
+   *
+   * @generated from field: optional bool headers_left_out = 16;
+   */
+  headersLeftOut?: boolean | undefined;
+};
+
+/**
+ * Describes the message millrace.v1.SideEvent.
+ * Use `create(SideEventSchema)` to create a new message.
+ */
+export declare const SideEventSchema: GenMessage<SideEvent>;
+
+/**
+ * Events that were set aside. The newest 10 000 of each kind and lane are kept.
+ *
+ * @generated from message millrace.v1.ListSideEventsResponse
+ */
+export declare type ListSideEventsResponse = Message<"millrace.v1.ListSideEventsResponse"> & {
+  /**
+   * In the order in which they were set aside.
+   *
+   * @generated from field: repeated millrace.v1.SideEvent events = 1;
+   */
+  events: SideEvent[];
+
+  /**
+   * Asks for what comes after these, also for what is set aside later.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message millrace.v1.ListSideEventsResponse.
+ * Use `create(ListSideEventsResponseSchema)` to create a new message.
+ */
+export declare const ListSideEventsResponseSchema: GenMessage<ListSideEventsResponse>;
+
+/**
+ * A copy of a processor's state.
+ *
+ * @generated from message millrace.v1.Savepoint
+ */
+export declare type Savepoint = Message<"millrace.v1.Savepoint"> & {
+  /**
+   * Its name.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * The processor that it was made of, which may be deleted.
+   *
+   * @generated from field: string processor_id = 2;
+   */
+  processorId: string;
+
+  /**
+   * That processor's generation then.
+   *
+   * @generated from field: int32 generation = 3;
+   */
+  generation: number;
+
+  /**
+   * The stream that its positions are of.
+   *
+   * @generated from field: string source = 4;
+   */
+  source: string;
+
+  /**
+   * The parallelism that it needs.
+   *
+   * @generated from field: int32 parallelism = 5;
+   */
+  parallelism: number;
+
+  /**
+   * When it was made.
+   *
+   * @generated from field: google.protobuf.Timestamp created_at = 6;
+   */
+  createdAt?: Timestamp | undefined;
+
+  /**
+   * Where each partition goes on.
+   *
+   * @generated from field: repeated millrace.v1.SavepointPartition partitions = 7;
+   */
+  partitions: SavepointPartition[];
+
+  /**
+   * Bytes of window state.
+   *
+   * @generated from field: int64 size = 8;
+   */
+  size: bigint;
+};
+
+/**
+ * Describes the message millrace.v1.Savepoint.
+ * Use `create(SavepointSchema)` to create a new message.
+ */
+export declare const SavepointSchema: GenMessage<Savepoint>;
+
+/**
+ * Where a savepoint is in one partition.
+ *
+ * @generated from message millrace.v1.SavepointPartition
+ */
+export declare type SavepointPartition = Message<"millrace.v1.SavepointPartition"> & {
+  /**
+   * The partition's number.
+   *
+   * @generated from field: int32 partition = 1;
+   */
+  partition: number;
+
+  /**
+   * Offset of the next event.
+   *
+   * @generated from field: int64 next_offset = 2;
+   */
+  nextOffset: bigint;
+};
+
+/**
+ * Describes the message millrace.v1.SavepointPartition.
+ * Use `create(SavepointPartitionSchema)` to create a new message.
+ */
+export declare const SavepointPartitionSchema: GenMessage<SavepointPartition>;
+
+/**
+ * A savepoint to make.
+ *
+ * @generated from message millrace.v1.CreateSavepointRequest
+ */
+export declare type CreateSavepointRequest = Message<"millrace.v1.CreateSavepointRequest"> & {
+  /**
+   * Id of the processor.
+   *
+   * @generated from field: string processor_id = 1;
+   */
+  processorId: string;
+
+  /**
+   * Its name, of its own among all savepoints: letters, digits, `_` and `-`, at most 128.
+   *
+   * @generated from field: string name = 2;
+   */
+  name: string;
+};
+
+/**
+ * Describes the message millrace.v1.CreateSavepointRequest.
+ * Use `create(CreateSavepointRequestSchema)` to create a new message.
+ */
+export declare const CreateSavepointRequestSchema: GenMessage<CreateSavepointRequest>;
+
+/**
+ * The savepoint.
+ *
+ * @generated from message millrace.v1.CreateSavepointResponse
+ */
+export declare type CreateSavepointResponse = Message<"millrace.v1.CreateSavepointResponse"> & {
+  /**
+   * As it was made.
+   *
+   * @generated from field: millrace.v1.Savepoint savepoint = 1;
+   */
+  savepoint?: Savepoint | undefined;
+};
+
+/**
+ * Describes the message millrace.v1.CreateSavepointResponse.
+ * Use `create(CreateSavepointResponseSchema)` to create a new message.
+ */
+export declare const CreateSavepointResponseSchema: GenMessage<CreateSavepointResponse>;
+
+/**
+ * Names a savepoint.
+ *
+ * @generated from message millrace.v1.GetSavepointRequest
+ */
+export declare type GetSavepointRequest = Message<"millrace.v1.GetSavepointRequest"> & {
+  /**
+   * Its name.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+};
+
+/**
+ * Describes the message millrace.v1.GetSavepointRequest.
+ * Use `create(GetSavepointRequestSchema)` to create a new message.
+ */
+export declare const GetSavepointRequestSchema: GenMessage<GetSavepointRequest>;
+
+/**
+ * The savepoint.
+ *
+ * @generated from message millrace.v1.GetSavepointResponse
+ */
+export declare type GetSavepointResponse = Message<"millrace.v1.GetSavepointResponse"> & {
+  /**
+   * As it was made.
+   *
+   * @generated from field: millrace.v1.Savepoint savepoint = 1;
+   */
+  savepoint?: Savepoint | undefined;
+};
+
+/**
+ * Describes the message millrace.v1.GetSavepointResponse.
+ * Use `create(GetSavepointResponseSchema)` to create a new message.
+ */
+export declare const GetSavepointResponseSchema: GenMessage<GetSavepointResponse>;
+
+/**
+ * Which savepoints to list.
+ *
+ * @generated from message millrace.v1.ListSavepointsRequest
+ */
+export declare type ListSavepointsRequest = Message<"millrace.v1.ListSavepointsRequest"> & {
+  /**
+   * Only those of this processor.
+   *
+   * @generated from field: optional string processor_id = 1;
+   */
+  processorId?: string | undefined;
+
+  /**
+   * Most savepoints to answer, 1 to 1000; default 100.
+   *
+   * @generated from field: optional int32 page_size = 2;
+   */
+  pageSize?: number | undefined;
+
+  /**
+   * `next_page_token` of the page before.
+   *
+   * @generated from field: optional string page_token = 3;
+   */
+  pageToken?: string | undefined;
+};
+
+/**
+ * Describes the message millrace.v1.ListSavepointsRequest.
+ * Use `create(ListSavepointsRequestSchema)` to create a new message.
+ */
+export declare const ListSavepointsRequestSchema: GenMessage<ListSavepointsRequest>;
+
+/**
+ * One page of savepoints.
+ *
+ * @generated from message millrace.v1.ListSavepointsResponse
+ */
+export declare type ListSavepointsResponse = Message<"millrace.v1.ListSavepointsResponse"> & {
+  /**
+   * In order of their names.
+   *
+   * @generated from field: repeated millrace.v1.Savepoint savepoints = 1;
+   */
+  savepoints: Savepoint[];
+
+  /**
+   * Asks for the next page; absent on the last.
+   *
+   * @generated from field: optional string next_page_token = 2;
+   */
+  nextPageToken?: string | undefined;
+};
+
+/**
+ * Describes the message millrace.v1.ListSavepointsResponse.
+ * Use `create(ListSavepointsResponseSchema)` to create a new message.
+ */
+export declare const ListSavepointsResponseSchema: GenMessage<ListSavepointsResponse>;
+
+/**
+ * Names a savepoint to delete.
+ *
+ * @generated from message millrace.v1.DeleteSavepointRequest
+ */
+export declare type DeleteSavepointRequest = Message<"millrace.v1.DeleteSavepointRequest"> & {
+  /**
+   * Its name.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+};
+
+/**
+ * Describes the message millrace.v1.DeleteSavepointRequest.
+ * Use `create(DeleteSavepointRequestSchema)` to create a new message.
+ */
+export declare const DeleteSavepointRequestSchema: GenMessage<DeleteSavepointRequest>;
+
+/**
+ * The savepoint is not there.
+ *
+ * @generated from message millrace.v1.DeleteSavepointResponse
+ */
+export declare type DeleteSavepointResponse = Message<"millrace.v1.DeleteSavepointResponse"> & {
+};
+
+/**
+ * Describes the message millrace.v1.DeleteSavepointResponse.
+ * Use `create(DeleteSavepointResponseSchema)` to create a new message.
+ */
+export declare const DeleteSavepointResponseSchema: GenMessage<DeleteSavepointResponse>;
+
+/**
+ * Names a processor and the savepoint to take it back to.
+ *
+ * @generated from message millrace.v1.RestoreProcessorRequest
+ */
+export declare type RestoreProcessorRequest = Message<"millrace.v1.RestoreProcessorRequest"> & {
+  /**
+   * Id of the processor.
+   *
+   * @generated from field: string processor_id = 1;
+   */
+  processorId: string;
+
+  /**
+   * Name of the savepoint.
+   *
+   * @generated from field: string savepoint = 2;
+   */
+  savepoint: string;
+};
+
+/**
+ * Describes the message millrace.v1.RestoreProcessorRequest.
+ * Use `create(RestoreProcessorRequestSchema)` to create a new message.
+ */
+export declare const RestoreProcessorRequestSchema: GenMessage<RestoreProcessorRequest>;
+
+/**
+ * The processor, begun anew with the savepoint.
+ *
+ * @generated from message millrace.v1.RestoreProcessorResponse
+ */
+export declare type RestoreProcessorResponse = Message<"millrace.v1.RestoreProcessorResponse"> & {
+  /**
+   * As it is now.
+   *
+   * @generated from field: millrace.v1.Processor processor = 1;
+   */
+  processor?: Processor | undefined;
+};
+
+/**
+ * Describes the message millrace.v1.RestoreProcessorResponse.
+ * Use `create(RestoreProcessorResponseSchema)` to create a new message.
+ */
+export declare const RestoreProcessorResponseSchema: GenMessage<RestoreProcessorResponse>;
+
+/**
  * What an operation does.
  *
  * @generated from enum millrace.v1.OperationType
@@ -1337,7 +2291,7 @@ export enum ErrorPolicy {
   SKIP = 2,
 
   /**
-   * The processor is `failed` until it is changed or resumed; what reads the event's partition stops before the event.
+   * The whole processor stops, before the event in its partition, and is `failed` until it is changed or resumed.
    *
    * @generated from enum value: ERROR_POLICY_FAIL = 3;
    */
@@ -1510,6 +2464,93 @@ export enum DeleteProcessorStatus {
 export declare const DeleteProcessorStatusSchema: GenEnum<DeleteProcessorStatus>;
 
 /**
+ * What an operation did with an event.
+ *
+ * @generated from enum millrace.v1.StepOutcome
+ */
+export enum StepOutcome {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: STEP_OUTCOME_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * It let the event through.
+   *
+   * @generated from enum value: STEP_OUTCOME_PASSED = 1;
+   */
+  PASSED = 1,
+
+  /**
+   * It left the event out.
+   *
+   * @generated from enum value: STEP_OUTCOME_DROPPED = 2;
+   */
+  DROPPED = 2,
+
+  /**
+   * It failed on the event.
+   *
+   * @generated from enum value: STEP_OUTCOME_FAILED = 3;
+   */
+  FAILED = 3,
+
+  /**
+   * It put the event into windows.
+   *
+   * @generated from enum value: STEP_OUTCOME_WINDOWED = 4;
+   */
+  WINDOWED = 4,
+
+  /**
+   * The event came after all its windows were closed.
+   *
+   * @generated from enum value: STEP_OUTCOME_LATE = 5;
+   */
+  LATE = 5,
+}
+
+/**
+ * Describes the enum millrace.v1.StepOutcome.
+ */
+export declare const StepOutcomeSchema: GenEnum<StepOutcome>;
+
+/**
+ * Why an event was set aside.
+ *
+ * @generated from enum millrace.v1.SideKind
+ */
+export enum SideKind {
+  /**
+   * All kinds.
+   *
+   * @generated from enum value: SIDE_KIND_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * An operation failed on it.
+   *
+   * @generated from enum value: SIDE_KIND_DLQ = 1;
+   */
+  DLQ = 1,
+
+  /**
+   * It came after all its windows were closed.
+   *
+   * @generated from enum value: SIDE_KIND_LATE = 2;
+   */
+  LATE = 2,
+}
+
+/**
+ * Describes the enum millrace.v1.SideKind.
+ */
+export declare const SideKindSchema: GenEnum<SideKind>;
+
+/**
  * Creates and runs processors: each reads a stream, passes its events through operations and writes the results to another.
  *
  * @generated from service millrace.v1.ProcessorService
@@ -1625,6 +2666,77 @@ export declare const ProcessorService: GenService<{
     methodKind: "unary";
     input: typeof GetWindowRequestSchema;
     output: typeof GetWindowResponseSchema;
+  },
+  /**
+   * Runs operations on given events, or on a piece of a stream, and shows the value after every step. Nothing is written.
+   *
+   * @generated from rpc millrace.v1.ProcessorService.DryRun
+   */
+  dryRun: {
+    methodKind: "unary";
+    input: typeof DryRunRequestSchema;
+    output: typeof DryRunResponseSchema;
+  },
+  /**
+   * Late and failed events, in the order in which they were set aside, as they were and with their origin.
+   *
+   * @generated from rpc millrace.v1.ProcessorService.ListSideEvents
+   */
+  listSideEvents: {
+    methodKind: "unary";
+    input: typeof ListSideEventsRequestSchema;
+    output: typeof ListSideEventsResponseSchema;
+  },
+  /**
+   * Copies a processor's whole state, positions and windows, under a name. A processor that runs is held for a moment.
+   *
+   * @generated from rpc millrace.v1.ProcessorService.CreateSavepoint
+   */
+  createSavepoint: {
+    methodKind: "unary";
+    input: typeof CreateSavepointRequestSchema;
+    output: typeof CreateSavepointResponseSchema;
+  },
+  /**
+   * Describes a savepoint.
+   *
+   * @generated from rpc millrace.v1.ProcessorService.GetSavepoint
+   */
+  getSavepoint: {
+    methodKind: "unary";
+    input: typeof GetSavepointRequestSchema;
+    output: typeof GetSavepointResponseSchema;
+  },
+  /**
+   * Lists savepoints by their names, those of deleted processors too.
+   *
+   * @generated from rpc millrace.v1.ProcessorService.ListSavepoints
+   */
+  listSavepoints: {
+    methodKind: "unary";
+    input: typeof ListSavepointsRequestSchema;
+    output: typeof ListSavepointsResponseSchema;
+  },
+  /**
+   * Deletes a savepoint. Processors that were restored from it have their own copy.
+   *
+   * @generated from rpc millrace.v1.ProcessorService.DeleteSavepoint
+   */
+  deleteSavepoint: {
+    methodKind: "unary";
+    input: typeof DeleteSavepointRequestSchema;
+    output: typeof DeleteSavepointResponseSchema;
+  },
+  /**
+   * Takes a processor back to a savepoint of itself or of another one with the same source, windows and parallelism. What it
+   * wrote to its sink after the savepoint stays there and is written again.
+   *
+   * @generated from rpc millrace.v1.ProcessorService.RestoreProcessor
+   */
+  restoreProcessor: {
+    methodKind: "unary";
+    input: typeof RestoreProcessorRequestSchema;
+    output: typeof RestoreProcessorResponseSchema;
   },
 }>;
 

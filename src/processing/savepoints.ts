@@ -1,0 +1,144 @@
+import { randomBytes } from "node:crypto";
+import { isDeepStrictEqual } from "node:util";
+import { type Deadline, deadlineIn, msLeft, pause } from "../domain/deadline.ts";
+import { invalidArgument, unavailable } from "../domain/errors.ts";
+import type { Topology } from "../domain/topology.ts";
+import type { JetStream } from "../jetstream/connection.ts";
+import { Journal } from "../jetstream/journal.ts";
+import { type BlobRef, JournalNames, type LaneSeed } from "./checkpoint.ts";
+import { type PlacedCheckpoint, placedCheckpoints, windowsAtRest } from "./lane-state.ts";
+import type { Presence } from "./presence.ts";
+import type { ProcessorRecord } from "./record.ts";
+import type { SavepointRecord, SavepointStore } from "./savepoint-store.ts";
+import type { ProcessorStore } from "./store.ts";
+
+/** A processor is held no longer than this, also when who holds it dies. */
+const HOLD_MS = 45_000;
+const LOOK_MS = 50;
+const NOTHING = { marks: [], heard: [], blobs: [] } as const;
+
+/** Makes savepoints of processors, and seeds processors with them. */
+export class Savepoints {
+  readonly #js: JetStream;
+  readonly #processors: ProcessorStore;
+  readonly #presence: Presence;
+  readonly store: SavepointStore;
+
+  constructor(js: JetStream, processors: ProcessorStore, presence: Presence, store: SavepointStore) {
+    this.#js = js;
+    this.#processors = processors;
+    this.#presence = presence;
+    this.store = store;
+  }
+
+  /**
+   * Copies the state of a processor while none of its lanes runs. It is one state of all lanes: no lane has committed between
+   * the first look and the last, or the copy is made anew.
+   *
+   * @throws ServiceError PROCESSOR_NOT_FOUND, ALREADY_EXISTS for the name, UNAVAILABLE when the processor does not come to rest.
+   */
+  async create(id: string, name: string, deadline: Deadline): Promise<SavepointRecord> {
+    const present = await this.#processors.get(id, deadline);
+    await this.store.checkFree(name, deadline);
+    await this.store.tidy(deadline);
+    const isHeld = present.desired === "running" && present.fault === undefined;
+    if (isHeld) await this.#hold(id, Date.now() + HOLD_MS, deadline);
+    const dataId = this.store.newDataId(randomBytes(8).toString("hex"));
+    try {
+      const record = await this.#copy(id, name, dataId, deadline);
+      await this.store.put(record, deadline);
+      return record;
+    } catch (error) {
+      await this.store.dropTexts(dataId, deadlineIn(5000)).catch(() => {});
+      throw error;
+    } finally {
+      // If this fails the hold ends by itself.
+      if (isHeld) await this.#hold(id, undefined, deadlineIn(5000)).catch(() => {});
+    }
+  }
+
+  /**
+   * Copies a savepoint into a processor's journal, where nothing refers to it until a record names it.
+   *
+   * @returns the `seed` for the record.
+   */
+  async seed(savepoint: SavepointRecord, processorId: string, deadline: Deadline): Promise<string> {
+    const names = new JournalNames(processorId);
+    const journal = new Journal(this.#js, names.stream);
+    const id = `s${randomBytes(8).toString("hex")}`;
+    for (const [lane, state] of savepoint.lanes.entries()) {
+      const blobs: BlobRef[] = [];
+      for (const [at, blob] of state.snapshot.blobs.entries()) {
+        const key = names.seedBlob(id, lane, at);
+        const payload = await this.store.text(savepoint.dataId, lane, at, deadline);
+        await journal.store([{ subject: key, payload }], deadline);
+        blobs.push({ ...blob, key });
+      }
+      const seed: LaneSeed = { ...state, snapshot: { ...state.snapshot, blobs } };
+      await journal.store([{ subject: names.seed(id, lane), payload: Buffer.from(JSON.stringify(seed)) }], deadline);
+    }
+    return id;
+  }
+
+  async #copy(id: string, name: string, dataId: string, deadline: Deadline): Promise<SavepointRecord> {
+    for (;;) {
+      const record = await this.#processors.get(id, deadline);
+      const before = await this.#whenAtRest(record, deadline);
+      const lanes: LaneSeed[] = [];
+      let bytes = 0;
+      for (const [lane, { checkpoint }] of before.entries()) {
+        const { partitions, keys } = checkpoint;
+        if (!record.topology.stage || !keys) {
+          lanes.push({ partitions, snapshot: NOTHING });
+          continue;
+        }
+        const { snapshot, texts } = await windowsAtRest(this.#js, record, lane, keys, deadline);
+        await this.store.putTexts(dataId, lane, texts, deadline);
+        bytes += texts.reduce((sum, text) => sum + Buffer.byteLength(text), 0);
+        lanes.push({ partitions, snapshot });
+      }
+      const after = await placedCheckpoints(this.#js, record, deadline);
+      if (after.some((each, lane) => each?.seq !== before[lane]!.seq)) continue;
+      const { source, sourceId, generation, topology } = record;
+      const createdAtMs = Date.now();
+      const { stage } = topology;
+      return { name, processorId: id, generation, source, sourceId, stage, createdAtMs, dataId, bytes, lanes };
+    }
+  }
+
+  /** Waits until every lane has ended at a last commit, or its owner is gone. */
+  async #whenAtRest(record: ProcessorRecord, deadline: Deadline): Promise<PlacedCheckpoint[]> {
+    for (;;) {
+      const lanes = await placedCheckpoints(this.#js, record, deadline);
+      const { live } = this.#presence;
+      if (lanes.every((each) => each && (each.checkpoint.clean || !live.includes(each.checkpoint.owner))))
+        return lanes as PlacedCheckpoint[];
+      if (msLeft(deadline) < 10 * LOOK_MS) throw unavailable(`processor "${record.id}" did not come to rest in time`);
+      await pause(LOOK_MS);
+    }
+  }
+
+  async #hold(id: string, heldUntilMs: number | undefined, deadline: Deadline): Promise<void> {
+    await this.#processors.change(id, (present) => ({ ...present, heldUntilMs }), deadline);
+  }
+}
+
+/** Whether a savepoint fits what is to begin with it. @throws ServiceError INVALID_ARGUMENT that says what differs. */
+export function checkFits(
+  savepoint: SavepointRecord,
+  wanted: { sourceId: string; topology: Topology; lanes: number },
+): void {
+  const fault = (what: string) => invalidArgument("savepoint", `"${savepoint.name}" is of ${what}`);
+  if (savepoint.sourceId !== wanted.sourceId) throw fault(`another stream, "${savepoint.source}" as it was then`);
+  if (!isDeepStrictEqual(shapeOf(savepoint.stage), shapeOf(wanted.topology.stage)))
+    throw fault("a processor with another window or other aggregates");
+  if (savepoint.lanes.length !== wanted.lanes) throw fault(`a processor with parallelism ${savepoint.lanes.length}`);
+}
+
+/** What a stage's state depends on; where its operations stand and what becomes of failed events changes nothing. */
+function shapeOf(stage: Topology["stage"]): unknown {
+  if (!stage) return undefined;
+  const { index: _index, onError: _onError, aggregates, ...rest } = stage;
+  const shape = { ...rest, aggregates: aggregates.map(({ index: _at, onError: _policy, ...each }) => each) };
+  return JSON.parse(JSON.stringify(shape));
+}
