@@ -33,7 +33,9 @@ export function openApiDocument(services: readonly DescService[], version: strin
   const paths: Record<string, Record<string, Operation>> = {};
   for (const service of services)
     for (const route of restRoutes(service)) {
-      const path = route.path.replace(/:(\w+)/g, (_, name: string) => `{${route.params.get(name)!.jsonName}}`);
+      const path = route.path.replace(/::|:(\w+)/g, (_, name?: string) =>
+        name === undefined ? ":" : `{${route.params.get(name)!.jsonName}}`,
+      );
       paths[path] = { ...paths[path], [route.httpMethod.toLowerCase()]: operation(route, schemas) };
     }
   const error = schemas.messageRef(ErrorSchema, "answer");
@@ -129,11 +131,17 @@ function answers(route: RestRoute, schemas: Schemas, example: unknown): Record<s
   const media = { "application/json": { schema, ...(example === undefined ? {} : { example }) } };
   const done = { description: comment, content: media };
   if (!method.name.startsWith("Create")) return { 200: done };
-  return {
-    201: { ...done, description: `${comment} It is new.` },
-    200: { ...done, description: `${comment} It was there before, with the same settings.` },
-  };
+  const isNew = { ...done, description: `${comment} It is new.` };
+  const before = THERE_BEFORE.get(method.name);
+  return { 201: isNew, ...(before === undefined ? {} : { 200: { ...done, description: `${comment} ${before}` } }) };
 }
+
+/** When a call that creates something is answered with what was there before. */
+const THERE_BEFORE: ReadonlyMap<string, string> = new Map([
+  ["CreateStream", "It was there before, with the same settings."],
+  ["CreateConsumerGroup", "It was there before, with the same settings."],
+  ["CreateProcessor", "An earlier call with the same Idempotency-Key made it."],
+]);
 
 function queryFields(route: RestRoute): DescField[] {
   if (route.body === "*") return [];
