@@ -1,0 +1,136 @@
+import { jetstreamManager } from "@nats-io/jetstream";
+import { Kvm } from "@nats-io/kv";
+import { connect } from "@nats-io/transport-node";
+import { expect, onTestFinished, test } from "vitest";
+import { JournalNames } from "../../src/processing/checkpoint.ts";
+import { startNats } from "../support/nats.ts";
+import { startServiceProcess } from "../support/process.ts";
+import { freshName, startService, useService } from "../support/service.ts";
+import { eventually } from "../support/wait.ts";
+import { Calls } from "./calls.ts";
+
+const service = useService();
+
+interface Info {
+  processorId: string;
+  status: string;
+  statusReason?: string;
+}
+
+const whenStatus = (calls: Calls, id: string, status: string) =>
+  eventually(`status ${status}`, async () => {
+    const found = await calls.ok<Info>("GET", `/processors/${id}`);
+    return found.status === status ? found : undefined;
+  });
+
+async function natsOf(): Promise<Awaited<ReturnType<typeof connect>>> {
+  const { user, pass, port } = service.nats;
+  const nats = await connect({ servers: `127.0.0.1:${port}`, user, pass });
+  onTestFinished(() => nats.close());
+  return nats;
+}
+
+test("a failure under the policy fail stops all lanes, over a restart too, until it is resumed", async () => {
+  const calls = new Calls(service.url);
+  const source = freshName("in");
+  await calls.ok("POST", "/streams", { name: source, partitions: 2 });
+  const { processorId: id } = await calls.ok<Info>("POST", "/processors", {
+    name: "p",
+    source,
+    sink: `${source}-out`,
+    operations: [{ type: "filter", predicate: "value.amount > 0", onError: "fail" }],
+    config: { parallelism: 2 },
+  });
+  await calls.publish(source, [{ partition: 0, value: { amount: 1 } }]);
+  await calls.whenHolds(`${source}-out`, 1);
+  await calls.publish(source, [{ partition: 1, value: { other: 1 } }]);
+  const failed = await whenStatus(calls, id, "failed");
+  expect(failed.statusReason).toMatch(/lane 1: operations\[0\].*offset 0 of partition 1/);
+  // The lane that did not fail has stopped, too: it ends at a clean checkpoint.
+  const manager = await jetstreamManager(await natsOf());
+  const names = new JournalNames(id);
+  await eventually("the other lane is at rest", async () => {
+    const entry = await manager.streams.getMessage(names.stream, { last_by_subj: names.checkpoint(0) });
+    return entry!.json<{ clean: boolean }>().clean;
+  });
+  await calls.publish(source, [{ partition: 0, value: { amount: 2 } }]);
+  const { metrics } = await calls.metrics(id);
+  expect([metrics.eventsProcessed, metrics.lag]).toEqual([1, 2]);
+
+  // Another process that could run it leaves it alone.
+  await using other = await startService(service.nats.url);
+  expect((await new Calls(other.url).ok<Info>("GET", `/processors/${id}`)).status).toBe("failed");
+
+  // Resumed it tries again: the other lane comes on, the failing one fails again.
+  await calls.ok("POST", `/processors/${id}/resume`);
+  await whenStatus(calls, id, "failed");
+  await calls.ok("PATCH", `/processors/${id}`, { operations: [{ predicate: "true" }] });
+  await calls.whenHolds(`${source}-out`, 3);
+  expect((await calls.ok<Info>("GET", `/processors/${id}`)).status).toBe("running");
+});
+
+test("a deletion that was begun and not ended is finished", async () => {
+  const calls = new Calls(service.url);
+  const source = freshName("in");
+  await calls.ok("POST", "/streams", { name: source });
+  const request = { name: "p", source, sink: `${source}-out`, operations: [{ predicate: "true" }] };
+  const { processorId } = await calls.ok<Info>("POST", "/processors", request);
+  const nats = await natsOf();
+  const manager = await jetstreamManager(nats);
+  const { stream } = new JournalNames(processorId);
+  await manager.streams.info(stream);
+  // What a process leaves that is killed right after it has marked the record.
+  const bucket = await new Kvm(nats).open("mr_processors");
+  const record = (await bucket.get(processorId))!.json<{ revision: number }>();
+  await bucket.put(processorId, JSON.stringify({ ...record, desired: "deleting", revision: record.revision + 1 }));
+  expect((await calls.any("GET", `/processors/${processorId}`)).status).toBe(404);
+  await eventually("the journal is gone", async () => {
+    const found = await manager.streams.info(stream).catch((error: Error) => error);
+    return found instanceof Error;
+  });
+  await eventually("the record is gone", async () => (await bucket.get(processorId))?.operation === "DEL");
+});
+
+test("a processor whose sink or source is gone is degraded, and says why", async () => {
+  const calls = new Calls(service.url);
+  const source = freshName("in");
+  const sink = `${source}-out`;
+  await calls.ok("POST", "/streams", { name: source });
+  const request = { name: "p", source, sink, operations: [{ predicate: "true" }] };
+  const { processorId: id } = await calls.ok<Info>("POST", "/processors", request);
+  await calls.ok("DELETE", `/streams/${sink}`);
+  expect((await whenStatus(calls, id, "degraded")).statusReason).toMatch(`the sink "${sink}" does not exist`);
+  await calls.ok("POST", "/streams", { name: sink });
+  await whenStatus(calls, id, "running");
+  await calls.ok("DELETE", `/streams/${source}`);
+  expect((await whenStatus(calls, id, "degraded")).statusReason).toMatch(`the source "${source}" does not exist`);
+  await calls.ok("POST", "/streams", { name: source });
+  const again = await eventually("the other life of the source is seen", async () => {
+    const found = await calls.ok<Info>("GET", `/processors/${id}`);
+    return found.statusReason?.includes("reset") ? found : undefined;
+  });
+  expect(again.status).toBe("degraded");
+  await calls.ok("POST", `/processors/${id}/reset`, {});
+  await whenStatus(calls, id, "running");
+});
+
+test("it is starting while its process does not come to it, and stopped when there is none", async () => {
+  await using nats = await startNats();
+  await using gateway = await startServiceProcess({ NATS_URL: nats.url, MILLRACE_ROLE: "gateway" });
+  const calls = new Calls(gateway.url);
+  await calls.ok("POST", "/streams", { name: "in" });
+  const request = { name: "p", source: "in", sink: "out", operations: [{ predicate: "true" }] };
+  let id = "";
+  {
+    await using runner = await startServiceProcess({ NATS_URL: nats.url, MILLRACE_ROLE: "processor" });
+    ({ processorId: id } = await calls.ok<Info>("POST", "/processors", request));
+    await whenStatus(calls, id, "running");
+    process.kill(runner.pid, "SIGSTOP");
+    const resetting = calls.ok<Info>("POST", `/processors/${id}/reset`, {});
+    await whenStatus(calls, id, "starting");
+    process.kill(runner.pid, "SIGCONT");
+    await resetting;
+    await whenStatus(calls, id, "running");
+  }
+  expect((await whenStatus(calls, id, "stopped")).statusReason).toMatch(/no process/);
+});
