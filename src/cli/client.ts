@@ -2,6 +2,7 @@ import { type Client, createClient, type Interceptor } from "@connectrpc/connect
 import { createConnectTransport } from "@connectrpc/connect-node";
 import { ConsumerGroupService } from "../../gen/millrace/v1/consumers_pb.js";
 import { EventService } from "../../gen/millrace/v1/events_pb.js";
+import { FunctionService } from "../../gen/millrace/v1/functions_pb.js";
 import { ProcessorService } from "../../gen/millrace/v1/processors_pb.js";
 import { StreamService } from "../../gen/millrace/v1/streams_pb.js";
 import { usage } from "./failure.ts";
@@ -12,6 +13,7 @@ export interface Api {
   readonly events: Client<typeof EventService>;
   readonly groups: Client<typeof ConsumerGroupService>;
   readonly processors: Client<typeof ProcessorService>;
+  readonly functions: Client<typeof FunctionService>;
 }
 
 /**
@@ -39,5 +41,6 @@ export function connectApi(url: string, apiKey: string | undefined): Api {
     events: createClient(EventService, transport),
     groups: createClient(ConsumerGroupService, transport),
     processors: createClient(ProcessorService, transport),
+    functions: createClient(FunctionService, transport),
   };
 }

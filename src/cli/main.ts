@@ -1,6 +1,7 @@
 import { Command, CommanderError, Option } from "commander";
 import { VERSION } from "../version.ts";
 import { consumeCommand } from "./commands/consume.ts";
+import { functionsCommand } from "./commands/functions.ts";
 import { groupsCommand } from "./commands/groups.ts";
 import { processorsCommand } from "./commands/processors.ts";
 import { publishCommand } from "./commands/publish.ts";
@@ -47,6 +48,7 @@ function createProgram(): Command {
     consumeCommand(),
     groupsCommand(),
     processorsCommand(),
+    functionsCommand(),
     topCommand(),
   ])
     program.addCommand(command);

@@ -78,6 +78,66 @@ test("shows processors as tables, alone and in top", async () => {
   expect(top.stdout).toMatch(new RegExp(`^${id} +double`, "m"));
 });
 
+test("tries operations out, from a file and on a processor's source", async () => {
+  const request = { operations: topology().operations, events: [{ value: { n: 2 } }, { value: { n: 1 } }] };
+  const options = { url: service.url, input: JSON.stringify(request) };
+  const tried = await start(["processors", "dry-run", "--file", "-"], options).ended;
+  expect([tried.code, tried.stderr]).toEqual([0, ""]);
+  expect(tried.json[0].events[0].steps[1]).toMatchObject({ operation: 1, outcome: "passed", value: { n: 4 } });
+  const id = await create();
+  await run("publish", source, '{"n":5}');
+  const shown = await run("processors", "dry-run", "--processor", id, "--limit", "1", "--table");
+  expect(shown.stdout).toBe('event 0:0\n  0 passed {"n":5}\n  1 passed {"n":10}\n');
+  expect((await run("processors", "dry-run")).code).toBe(2);
+});
+
+test("shows what was set aside", async () => {
+  const id = await create();
+  await run("publish", source, '{"x":1}');
+  const found = await eventually("it is set aside", async () => {
+    const { json } = await run("processors", "side-events", id);
+    return json.length === 1 && json[0];
+  });
+  expect(found).toMatchObject({ kind: "dlq", operation: 0, stream: source, partition: 0, offset: 0, value: { x: 1 } });
+  const shown = await run("processors", "side-events", id, "--kind", "dlq", "--table");
+  expect(shown.stdout).toMatch(new RegExp(`dlq  ${source} 0:0  operation 0: .*\\{"x":1\\}\n$`));
+  expect((await run("processors", "side-events", id, "--kind", "late")).json).toEqual([]);
+});
+
+test("makes savepoints, lists them, goes back to one and deletes it", async () => {
+  const id = await create();
+  const name = freshName();
+  const made = await run("processors", "savepoint", id, name);
+  expect([made.code, made.json[0].processorId]).toEqual([0, id]);
+  expect((await run("processors", "savepoints", "--processor", id)).json.map((each) => each.name)).toEqual([name]);
+  expect((await run("processors", "savepoints", "--table")).stdout).toMatch(/^SAVEPOINT +PROCESSOR/);
+  await run("publish", source, '{"n":2}');
+  const holds = (count: number) =>
+    eventually(`${count}`, async () => (await run("consume", sink)).json.length === count);
+  await holds(1);
+  expect((await run("processors", "restore", id, name)).code).toBe(2);
+  expect((await run("processors", "restore", id, name, "--yes")).json[0].processorId).toBe(id);
+  await holds(2);
+  expect((await run("processors", "delete-savepoint", name, "--yes")).code).toBe(0);
+  expect((await run("processors", "delete-savepoint", name, "--yes")).code).toBe(3);
+});
+
+test("puts functions, lists, describes and deletes them", async () => {
+  const name = freshName();
+  const put = (input: string) => start(["functions", "put", name, "-f", "-"], { url: service.url, input }).ended;
+  const made = await put('{"cel":{"merge":{"n":"value.n + 1"}}}');
+  expect([made.code, made.json[0]]).toMatchObject([0, { name, origin: "installed" }]);
+  expect((await run("functions", "list")).json.map((each) => each.name)).toContain(name);
+  expect((await run("functions", "list", "--table")).stdout).toMatch(/^enrichWithUserData +lookup +shipped/m);
+  expect((await run("functions", "describe", name, "--table")).stdout).toMatch(
+    /^Body +\{"merge":\{"n":"value\.n \+ 1"\}\}$/m,
+  );
+  const bad = await put('{"cel":{"expression":"1 +"}}');
+  expect([bad.code, bad.stderr]).toEqual([4, expect.stringContaining("cel.expression")]);
+  expect((await run("functions", "delete", name, "--yes")).code).toBe(0);
+  expect((await run("functions", "describe", name)).code).toBe(3);
+});
+
 test("metrics --watch goes on until Ctrl-C", async () => {
   const id = await create();
   const running = start(["processors", "metrics", id, "--watch"], { url: service.url });

@@ -66,7 +66,7 @@ test("a failure under the policy fail stops all lanes, over a restart too, until
   await whenStatus(calls, id, "failed");
   await calls.ok("PATCH", `/processors/${id}`, { operations: [{ predicate: "true" }] });
   await calls.whenHolds(`${source}-out`, 3);
-  expect((await calls.ok<Info>("GET", `/processors/${id}`)).status).toBe("running");
+  await whenStatus(calls, id, "running");
 });
 
 test("a deletion that was begun and not ended is finished", async () => {

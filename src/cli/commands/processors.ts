@@ -1,9 +1,6 @@
-import { readFile } from "node:fs/promises";
-import { text } from "node:stream/consumers";
-import type { JsonObject, JsonValue } from "@bufbuild/protobuf";
+import type { JsonObject } from "@bufbuild/protobuf";
 import { Command, Option } from "commander";
 import {
-  type CreateProcessorRequest,
   CreateProcessorRequestSchema,
   DeleteProcessorResponseSchema,
   type GetProcessorMetricsResponse,
@@ -17,13 +14,14 @@ import {
   StartPosition,
   type WindowMetrics,
 } from "../../../gen/millrace/v1/processors_pb.js";
-import { enumWord, fromRestJson, toRestJson } from "../../transport/json.ts";
+import { enumWord, toRestJson } from "../../transport/json.ts";
 import { confirm } from "../confirm.ts";
 import { allPages, type Context, contextOf } from "../context.ts";
-import { usage } from "../failure.ts";
 import { time } from "../format.ts";
+import { requestFrom } from "../request-file.ts";
 import { type Column, pairs, span, table } from "../table.ts";
 import { wholeNumber } from "../values.ts";
+import { stateCommands } from "./processor-state.ts";
 
 const CREATE_EXAMPLES = `
 The file holds what POST /api/v1/processors takes, for example:
@@ -46,7 +44,7 @@ Examples:
 /** `millrace processors`: what reads one stream and writes another. */
 export function processorsCommand(): Command {
   const processors = new Command("processors").description(
-    "list, create, describe, pause, resume, reset and delete processors; their metrics",
+    "list, create, describe, pause, resume, reset and delete processors; their metrics, savepoints and side events; dry runs",
   );
   processors.command("list").description("all processors, with their rates and lag").action(list);
   processors
@@ -90,6 +88,7 @@ export function processorsCommand(): Command {
     .option("-w, --watch", "again and again, until Ctrl-C")
     .option("--interval <seconds>", "time between two looks", wholeNumber(1, 60), 1)
     .action(metrics);
+  for (const command of stateCommands()) processors.addCommand(command);
   return processors;
 }
 
@@ -120,19 +119,8 @@ export const PROCESSOR_COLUMNS: readonly Column<Processor>[] = [
 ];
 
 async function create({ file }: { file: string }, command: Command): Promise<void> {
-  const request = await requestOf(file);
+  const request = await requestFrom(CreateProcessorRequestSchema, file);
   await show(command, ({ api, call }) => api.processors.createProcessor(request, call));
-}
-
-/** @throws CliError when the file can't be read or holds no processor. */
-async function requestOf(file: string): Promise<CreateProcessorRequest> {
-  try {
-    const json = JSON.parse(file === "-" ? await text(process.stdin) : await readFile(file, "utf8")) as JsonValue;
-    if (json === null || typeof json !== "object" || Array.isArray(json)) throw new Error("it is no JSON object");
-    return fromRestJson(CreateProcessorRequestSchema, json as JsonObject) as CreateProcessorRequest;
-  } catch (error) {
-    throw usage(`${file === "-" ? "standard input" : file}: ${(error as Error).message}`);
-  }
 }
 
 async function describe(processorId: string, _options: object, command: Command): Promise<void> {
