@@ -43,6 +43,7 @@ const EXIT_OF_CODE: Partial<Record<ErrorCode, number>> = {
   [ErrorCode.STREAM_NOT_FOUND]: Exit.NOT_FOUND,
   [ErrorCode.CONSUMER_GROUP_NOT_FOUND]: Exit.NOT_FOUND,
   [ErrorCode.PROCESSOR_NOT_FOUND]: Exit.NOT_FOUND,
+  [ErrorCode.RESOURCE_NOT_FOUND]: Exit.NOT_FOUND,
   [ErrorCode.NOT_FOUND]: Exit.NOT_FOUND,
   [ErrorCode.INVALID_OFFSET]: Exit.REFUSED,
   [ErrorCode.SERIALIZATION_ERROR]: Exit.REFUSED,

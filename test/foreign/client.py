@@ -21,7 +21,7 @@ from grpc_status import rpc_status
 
 from millrace.v1 import consumers_pb2, consumers_pb2_grpc, errors_pb2, events_pb2, events_pb2_grpc
 from millrace.v1 import processors_pb2, processors_pb2_grpc, streams_pb2, streams_pb2_grpc
-from millrace.v1 import tables_pb2, tables_pb2_grpc
+from millrace.v1 import functions_pb2, functions_pb2_grpc, tables_pb2, tables_pb2_grpc
 
 MIB = 1024 * 1024
 MAX_REQUEST_BYTES = 32 * MIB
@@ -62,6 +62,7 @@ class Client:
         self.events = events_pb2_grpc.EventServiceStub(channel)
         self.groups = consumers_pb2_grpc.ConsumerGroupServiceStub(channel)
         self.processors = processors_pb2_grpc.ProcessorServiceStub(channel)
+        self.functions = functions_pb2_grpc.FunctionServiceStub(channel)
         self.tables = tables_pb2_grpc.TableServiceStub(channel)
 
     def create(self, label, partitions=1, **config):
@@ -731,6 +732,21 @@ def _(client):
         client.tables.GetRow(one)
 
 
+@check("a function is put, read, listed and deleted")
+def _(client):
+    pb, stub = functions_pb2, client.functions
+    name = f"py-{RUN}-function"
+    put = pb.PutFunctionRequest(name=name, cel=pb.CelFunction(merge={"total": "value.a + value.b"}))
+    made = stub.PutFunction(put).function
+    equal((made.name, made.origin), (name, pb.FUNCTION_ORIGIN_INSTALLED), "the function")
+    equal(stub.GetFunction(pb.GetFunctionRequest(name=name)).function.version, made.version, "version")
+    listed = stub.ListFunctions(pb.ListFunctionsRequest(page_size=1000)).functions
+    assert name in [each.name for each in listed], "it is not listed"
+    stub.DeleteFunction(pb.DeleteFunctionRequest(name=name))
+    with refused(grpc.StatusCode.NOT_FOUND, 1110):
+        stub.GetFunction(pb.GetFunctionRequest(name=name))
+
+
 @check("a processor counts in windows, is watched, paused, changed, reset and deleted")
 def _(client):
     pb, stub = processors_pb2, client.processors
@@ -767,6 +783,19 @@ def _(client):
     equal(stub.UpdateProcessor(change).processor.generation, 2, "generation")
     reset = pb.ResetProcessorRequest(**ident, start=pb.START_POSITION_LATEST)
     equal(stub.ResetProcessor(reset).processor.status, pb.PROCESSOR_STATUS_RUNNING, "status")
+    tried = stub.DryRun(pb.DryRunRequest(operations=operations, events=[pb.DryRunEvent(value=value_of({"amount": 1}))]))
+    equal([step.outcome for step in tried.events[0].steps], [pb.STEP_OUTCOME_DROPPED], "outcomes")
+    equal(len(stub.ListSideEvents(pb.ListSideEventsRequest(**ident)).events), 0, "side events")
+    savepoint = stub.CreateSavepoint(pb.CreateSavepointRequest(**ident, name=f"py-{RUN}")).savepoint
+    equal((savepoint.processor_id, savepoint.source), (made.processor_id, source), "the savepoint")
+    named = pb.GetSavepointRequest(name=savepoint.name)
+    equal(stub.GetSavepoint(named).savepoint.name, savepoint.name, "name")
+    equal(len(stub.ListSavepoints(pb.ListSavepointsRequest(**ident)).savepoints), 1, "savepoints")
+    restore = pb.RestoreProcessorRequest(**ident, savepoint=savepoint.name)
+    equal(stub.RestoreProcessor(restore).processor.processor_id, made.processor_id, "processor_id")
+    stub.DeleteSavepoint(pb.DeleteSavepointRequest(name=savepoint.name))
+    with refused(grpc.StatusCode.NOT_FOUND, 1110):
+        stub.GetSavepoint(named)
     listed = stub.ListProcessors(pb.ListProcessorsRequest(page_size=1000)).processors
     assert made.processor_id in [each.processor_id for each in listed], "it is not listed"
     with refused(grpc.StatusCode.INVALID_ARGUMENT, errors_pb2.ERROR_CODE_INVALID_ARGUMENT):
@@ -838,7 +867,7 @@ def _(client):
 def _(client):
     wanted = {
         f"/{service.full_name}/{method.name}"
-        for file in (streams_pb2, events_pb2, consumers_pb2, processors_pb2, tables_pb2)
+        for file in (streams_pb2, events_pb2, consumers_pb2, processors_pb2, functions_pb2, tables_pb2)
         for service in file.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }

@@ -186,6 +186,29 @@ async function checkRoutes({ label, flags, version }, url, routes, temp) {
     equal([changed.generation, changed.operations.length], [2, 2], "generation and operations");
     equal((await call("POST", `${path}/reset`, 200, { start: "latest" })).status, "running", "status");
     equal((await call("GET", path, 200)).name, "fraud", "name");
+    const tried = await call("POST", "/api/v1/processors:dryRun", 200, { operations, events: events.slice(0, 1) });
+    equal(
+      tried.events[0].steps.map(({ operation, outcome }) => [operation, outcome]),
+      [
+        [0, "passed"],
+        [1, "passed"],
+        [2, "windowed"],
+      ],
+      "steps of a dry run",
+    );
+    const side = await call("GET", `${path}/sideEvents?kind=dlq&timeout=0`, 200);
+    equal([side.events, side.nextPageToken], [[], "0"], "side events");
+    const savepoint = { name: `sp-${name}` };
+    const saved = await call("POST", `${path}/savepoints`, 201, savepoint);
+    equal([saved.name, saved.processorId, saved.parallelism], [savepoint.name, made.processorId, 2], "the savepoint");
+    refusal(await call("POST", `${path}/savepoints`, 409, savepoint), 1101, "ALREADY_EXISTS");
+    const at = `/api/v1/savepoints/${savepoint.name}`;
+    equal((await call("GET", at, 200)).source, source, "source");
+    const listed = await call("GET", `/api/v1/savepoints?processorId=${made.processorId}`, 200);
+    equal(listed.savepoints.length, 1, "savepoints");
+    equal((await call("POST", `${path}/restore`, 200, { savepoint: savepoint.name })).name, "fraud", "name");
+    await call("DELETE", at, 200);
+    refusal(await call("GET", at, 404), 1110, "RESOURCE_NOT_FOUND");
     const { processors } = await call("GET", "/api/v1/processors?pageSize=1000", 200);
     equal(processors.filter(({ processorId }) => processorId === made.processorId).length, 1, "times listed");
     const bad = await call("POST", "/api/v1/processors", 400, { ...request, operations: [{ type: "map" }] });
@@ -194,6 +217,17 @@ async function checkRoutes({ label, flags, version }, url, routes, temp) {
     refusal(await call("POST", "/api/v1/processors", 404, { ...request, source: "nowhere" }), 1001, "STREAM_NOT_FOUND");
     equal((await call("DELETE", path, 200)).status, "deleted", "status");
     refusal(await call("GET", path, 404), 1102, "PROCESSOR_NOT_FOUND");
+  });
+  await step("/functions puts, describes, lists and deletes one", async () => {
+    const path = `/api/v1/functions/fn-${name}`;
+    const put = await call("PUT", path, 200, { cel: { merge: { total: "value.a + value.b" } } });
+    equal([put.origin, put.cel], ["installed", { merge: { total: "value.a + value.b" } }], "the function");
+    equal((await call("GET", path, 200)).version, put.version, "version");
+    const { functions } = await call("GET", "/api/v1/functions?pageSize=1000", 200);
+    equal(functions.filter((each) => each.origin === "shipped").length, 1, "shipped functions");
+    refusal(await call("PUT", path, 400, { cel: { expression: "1 +" } }), 1100, "INVALID_ARGUMENT");
+    await call("DELETE", path, 200);
+    refusal(await call("GET", path, 404), 1110, "RESOURCE_NOT_FOUND");
   });
   await step("PATCH /streams/… adds partitions", async () => {
     const answer = await call("PATCH", stream, 200, { partitions: 3, config: { retentionMs: 3_600_000 } });

@@ -15,6 +15,7 @@ export async function checkGrpcurl(grpcurl, { root, service }) {
     "millrace/v1/events",
     "millrace/v1/consumers",
     "millrace/v1/processors",
+    "millrace/v1/functions",
     "millrace/v1/tables",
     "google/rpc/error_details",
   ];
@@ -92,6 +93,11 @@ export async function checkGrpcurl(grpcurl, { root, service }) {
     const id = { processor_id: processor.processorId };
     const [told] = await answers("ProcessorService/GetProcessorMetrics", id);
     equal([told.processorId, told.partitions.length], [processor.processorId, 3], "processorId and partitions");
+    const operation = { operations, events: [{ value: 1 }] };
+    const [tried] = await answers("ProcessorService/DryRun", operation);
+    equal(tried.events[0].steps[0].outcome, "STEP_OUTCOME_PASSED", "outcome");
+    const [put] = await answers("FunctionService/PutFunction", { name, cel: { expression: "value" } });
+    equal(put.function.origin, "FUNCTION_ORIGIN_INSTALLED", "origin");
     const [paused] = await answers("ProcessorService/PauseProcessor", id);
     equal(paused.processor.status, "PROCESSOR_STATUS_PAUSED", "status");
     const [gone] = await answers("ProcessorService/DeleteProcessor", id);

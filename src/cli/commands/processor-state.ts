@@ -103,7 +103,8 @@ function dryRunText({ events, results, incomplete }: DryRunResponse): string {
 }
 
 function stepText(step: DryRunStep): string {
-  const { operation, outcome, value, error, ...more } = toRestJson(DryRunStepSchema, step) as JsonObject;
+  const { operation, outcome, value, error, windows, ...others } = toRestJson(DryRunStepSchema, step) as JsonObject;
+  const more = step.windows.length > 0 ? { ...others, windows } : others;
   const rest = Object.keys(more).length > 0 ? ` ${JSON.stringify(more)}` : "";
   return `${operation} ${outcome}${value === undefined ? "" : ` ${JSON.stringify(value)}`}${error ? ` ${error}` : ""}${rest}`;
 }
