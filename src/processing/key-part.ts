@@ -1,4 +1,3 @@
-import type { Logger } from "pino";
 import { deadlineIn } from "../domain/deadline.ts";
 import { JSON_TYPE, type StoredEvent } from "../domain/event.ts";
 import { digest } from "../domain/hash.ts";
@@ -29,7 +28,6 @@ export interface KeyPartOptions {
   readonly processorId: string;
   readonly sinkPartitions: number;
   readonly checkpointIntervalMs: number;
-  readonly log: Logger;
   /** Resolves when what the steps look up is current. */
   readonly whenCurrent: (() => Promise<void>) | undefined;
   /** Is told at once what a message came to: all of it stands in the next commit or none. */
@@ -150,6 +148,7 @@ export class KeyPart {
     const { after, writer, processorId, incarnation, sinkPartitions, stage, whenCurrent } = this.#options;
     if (whenCurrent) await whenCurrent();
     const results: ResultEvent[] = [];
+    const written: Flight[] = [];
     const flights: Flight[] = [];
     const sink: PipelineSink = {
       passed(flight) {
@@ -167,6 +166,7 @@ export class KeyPart {
         const eventId = flight.part === 0 ? flight.event.eventId : `${flight.event.eventId}-${flight.part}`;
         try {
           results.push({ ...flight.encode(), key, partition, eventId });
+          written.push(flight);
         } catch (error) {
           done.failures.push(new StepFailure(stage.index, "dlq", error, flight));
         }
@@ -174,8 +174,8 @@ export class KeyPart {
     }
     const refused = await writer.write(results);
     done.emitted = results.length - refused.length;
-    for (const { reason } of refused)
-      this.#options.log.error({ processor: processorId, reason }, "a result was refused");
+    const last = stage.aggregates.at(-1)!.index;
+    for (const { index, reason } of refused) done.failures.push(new StepFailure(last, "dlq", reason, written[index]!));
   }
 }
 

@@ -142,7 +142,6 @@ export class Lane {
           processorId: record.id,
           sinkPartitions: sink.partitions,
           checkpointIntervalMs: record.settings.checkpointIntervalMs,
-          log: this.#log,
           whenCurrent: topology.after.length > 0 ? this.#tools.whenCurrent : undefined,
           onDone: (done) => this.#closed(done),
           onChange: () => this.#pace.note("state"),

@@ -28,6 +28,8 @@ export interface SideQuery {
 }
 
 const KINDS = ["dlq", "late"] as const;
+/** No message of a journal is larger. */
+const LARGEST_BYTES = 9 * 1024 * 1024;
 const LOOK_MS = 200;
 const HEADER = new RegExp(`^${SIDE_HEADER}: *(\\S+)\\r$`, "m");
 
@@ -77,7 +79,7 @@ async function readKind(
     from: after + 1,
     dense: false,
     batch: Math.min(limit, 500),
-    maxBytes,
+    maxBytes: maxBytes + LARGEST_BYTES,
   });
   let bytes = 0;
   try {
@@ -89,8 +91,7 @@ async function readKind(
         found.push({ seq, setAsideAtMs: timestampMs, meta, event: eventOf(meta, data) });
         bytes += data.length;
       }
-      // A message alone above the bytes asked for ends a read without any.
-      atEnd = batch.atEnd || batch.messages.length === 0;
+      atEnd = batch.atEnd;
     }
   } finally {
     await reader.close();

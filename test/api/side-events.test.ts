@@ -117,6 +117,37 @@ describe.each(protocols)("side events over $name", ({ connect, isRest }) => {
     expect(seen.size).toBe(4000);
   });
 
+  test("a result that the sink refuses for its size is set aside", async () => {
+    const source = freshName("in");
+    await api.createStream({ name: source });
+    await api.createStream({ name: `${source}-out`, config: { maxMessageBytes: 2000 } });
+    const window = { windowType: "tumbling", duration: 1000, timestampField: "t", grace: 0 } as const;
+    const operations = [window, { aggregation: "last", field: "text" }] as const;
+    const { processorId } = await calls.create({ name: "p", source, sink: `${source}-out`, operations });
+    const events = [
+      { t: 1, text: "x".repeat(4000) },
+      { t: 1000, text: "" },
+    ].map((value) => ({ value }));
+    await api.publishBatch(source, events);
+    const { events: found } = await whenThere(processorId, 1);
+    expect(found[0]).toMatchObject({ kind: "dlq", operation: 1, value: { last: "x".repeat(4000) } });
+    expect(found[0]!.reason).toMatch(/2000/);
+  });
+
+  test("the largest event is set aside, without the headers that do not fit beside it", async () => {
+    const source = freshName("in");
+    await api.createStream({ name: source });
+    const large = (await api.getStream(source)).config.maxMessageBytes!;
+    const request = { name: "p", source, sink: `${source}-out`, operations: [{ predicate: "value.nothing" }] };
+    const { processorId } = await calls.create(request);
+    const headers = Object.fromEntries(Array.from({ length: 60 }, (_, i) => [`h${i}`, "\u0001".repeat(250)]));
+    await api.publish(source, { value: "x".repeat(large - 2), headers });
+    const { events } = await whenThere(processorId, 1);
+    expect(events[0]).toMatchObject({ partition: 0, offset: 0, headersLeftOut: true });
+    expect((events[0]!.value as string).length).toBe(large - 2);
+    expect(events[0]!.headers ?? {}).toEqual({});
+  });
+
   test("a bad token or an unknown processor is refused", async () => {
     const { processorId } = await create();
     const failure = await failureOf(calls.sideEvents(processorId, { pageToken: "x" }));

@@ -131,6 +131,7 @@ export interface SideEventsAnswer {
     data?: string;
     contentType?: string;
     headers?: Record<string, string>;
+    headersLeftOut?: boolean;
   }[];
   nextPageToken: string;
 }
