@@ -115,8 +115,15 @@ export class Lane {
     this.#exchange = new ExchangeSender(record, this.#names, lane, before.epoch, this.#local, this.#parts);
     // From here on a restart goes on from these places, also where they began with the latest events.
     await this.#commit(false);
+    if (previous && previous.incarnation !== record.incarnation) await this.#dropState(previous);
     await this.#status.tell(undefined);
     this.#log.debug({ owner, epoch: before.epoch }, "lane open");
+  }
+
+  /** Removes the window state of an earlier incarnation, to which nothing refers any more. */
+  async #dropState({ keys }: Checkpoint): Promise<void> {
+    for (const { key } of keys?.snapshot.blobs ?? [])
+      await this.#journal.purge(key, {}, deadlineIn(COMMIT_DEADLINE_MS));
   }
 
   async #openParts(before: Checkpoint): Promise<void> {

@@ -83,37 +83,54 @@ export class Savepoints {
   async #copy(id: string, name: string, dataId: string, deadline: Deadline): Promise<SavepointRecord> {
     for (;;) {
       const record = await this.#processors.get(id, deadline);
-      const before = await this.#whenAtRest(record, deadline);
-      const lanes: LaneSeed[] = [];
-      let bytes = 0;
-      for (const [lane, { checkpoint }] of before.entries()) {
-        const { partitions, keys } = checkpoint;
-        if (!record.topology.stage || !keys) {
-          lanes.push({ partitions, snapshot: NOTHING });
-          continue;
-        }
-        const { snapshot, texts } = await windowsAtRest(this.#js, record, lane, keys, deadline);
-        await this.store.putTexts(dataId, lane, texts, deadline);
-        bytes += texts.reduce((sum, text) => sum + Buffer.byteLength(text), 0);
-        lanes.push({ partitions, snapshot });
+      try {
+        const copy = await this.#copyOnce(record, name, dataId, deadline);
+        if (copy) return copy;
+      } catch (error) {
+        // A deletion, a reset or a restore takes away what is being read.
+        const { incarnation } = await this.#processors.get(id, deadline);
+        if (incarnation === record.incarnation) throw error;
       }
-      const after = await placedCheckpoints(this.#js, record, deadline);
-      if (after.some((each, lane) => each?.seq !== before[lane]!.seq)) continue;
-      const { source, sourceId, generation, topology } = record;
-      const createdAtMs = Date.now();
-      const { stage } = topology;
-      return { name, processorId: id, generation, source, sourceId, stage, createdAtMs, dataId, bytes, lanes };
     }
+  }
+
+  /** @returns undefined when a lane has committed meanwhile. */
+  async #copyOnce(
+    record: ProcessorRecord,
+    name: string,
+    dataId: string,
+    deadline: Deadline,
+  ): Promise<SavepointRecord | undefined> {
+    const before = await this.#whenAtRest(record, deadline);
+    const { id: processorId, source, sourceId, generation, topology } = record;
+    const { stage } = topology;
+    const lanes: LaneSeed[] = [];
+    let bytes = 0;
+    for (const [lane, { checkpoint }] of before.entries()) {
+      const { partitions, keys } = checkpoint;
+      if (!stage || !keys) {
+        lanes.push({ partitions, snapshot: NOTHING });
+        continue;
+      }
+      const { snapshot, texts } = await windowsAtRest(this.#js, record, lane, keys, deadline);
+      await this.store.putTexts(dataId, lane, texts, deadline);
+      bytes += texts.reduce((sum, text) => sum + Buffer.byteLength(text), 0);
+      lanes.push({ partitions, snapshot });
+    }
+    const after = await placedCheckpoints(this.#js, record, deadline);
+    if (after.some((each, lane) => each?.seq !== before[lane]!.seq)) return undefined;
+    const createdAtMs = Date.now();
+    return { name, processorId, generation, source, sourceId, stage, createdAtMs, dataId, bytes, lanes };
   }
 
   /** Waits until every lane has ended at a last commit, or its owner is gone. */
   async #whenAtRest(record: ProcessorRecord, deadline: Deadline): Promise<PlacedCheckpoint[]> {
     for (;;) {
+      if (msLeft(deadline) < 10 * LOOK_MS) throw unavailable(`processor "${record.id}" did not come to rest in time`);
       const lanes = await placedCheckpoints(this.#js, record, deadline);
       const { live } = this.#presence;
       if (lanes.every((each) => each && (each.checkpoint.clean || !live.includes(each.checkpoint.owner))))
         return lanes as PlacedCheckpoint[];
-      if (msLeft(deadline) < 10 * LOOK_MS) throw unavailable(`processor "${record.id}" did not come to rest in time`);
       await pause(LOOK_MS);
     }
   }

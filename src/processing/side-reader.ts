@@ -1,6 +1,7 @@
 import { type Deadline, msLeft, pause } from "../domain/deadline.ts";
 import type { StoredEvent } from "../domain/event.ts";
 import type { JetStream } from "../jetstream/connection.ts";
+import { JsError, jsErrorCode, toServiceError } from "../jetstream/errors.ts";
 import { Journal } from "../jetstream/journal.ts";
 import { OrderedReader, StreamGone } from "../jetstream/ordered-reader.ts";
 import { JournalNames, SIDE_HEADER, type SideMeta } from "./checkpoint.ts";
@@ -59,8 +60,9 @@ export async function readSideEvents(
       query,
     );
   } catch (error) {
-    if (error instanceof StreamGone) throw processorNotFound(processorId);
-    throw error;
+    if (error instanceof StreamGone || jsErrorCode(error) === JsError.STREAM_NOT_FOUND)
+      throw processorNotFound(processorId);
+    throw toServiceError(error);
   }
 }
 

@@ -114,3 +114,35 @@ test("a hold ends by itself when whoever holds a processor is gone", async () =>
   await calls.whenHolds(`${source}-out`, 1);
   expect((await calls.metrics(processorId)).status).toBe("running");
 });
+
+test("a savepoint, resets, a restore and a deletion at once end each in an answer of the contract", async () => {
+  const calls = new Calls(service.url);
+  const source = freshName("in");
+  await calls.ok("POST", "/streams", { name: source, partitions: 2 });
+  const operations = [
+    { type: "window", windowType: "tumbling", duration: 1000, timestampField: "t" },
+    { type: "aggregate", aggregation: "count", groupBy: "g" },
+  ];
+  const request = { name: "p", source, sink: `${source}-out`, operations };
+  const { processorId: id } = await calls.ok<{ processorId: string }>("POST", "/processors", request);
+  await calls.publish(
+    source,
+    Array.from({ length: 100 }, (_, i) => ({ value: { t: START_MS + i, g: i } })),
+  );
+  await calls.ok("POST", `/processors/${id}/savepoints`, { name: `${id}-0` });
+  const answers = await Promise.all([
+    calls.any("POST", `/processors/${id}/savepoints`, { name: `${id}-1` }),
+    calls.any("POST", `/processors/${id}/savepoints`, { name: `${id}-1` }),
+    calls.any("POST", `/processors/${id}/reset`, {}),
+    calls.any("POST", `/processors/${id}/restore`, { savepoint: `${id}-0` }),
+    calls.any("GET", `/processors/${id}/sideEvents?timeout=500`),
+  ]);
+  expect(answers.filter(({ status }) => status >= 500 && status !== 503)).toEqual([]);
+  const last = await Promise.all([
+    calls.any("POST", `/processors/${id}/savepoints`, { name: `${id}-2` }),
+    calls.any("GET", `/processors/${id}/sideEvents?timeout=500`),
+    calls.any("DELETE", `/processors/${id}`),
+  ]);
+  expect(last.filter(({ status }) => status >= 500 && status !== 503)).toEqual([]);
+  expect((await calls.any("GET", `/processors/${id}`)).status).toBe(404);
+});
