@@ -43,6 +43,8 @@ export const STREAMS_BUCKET = "mr_streams";
 export const GROUPS_BUCKET = "mr_groups";
 export const OFFSETS_BUCKET = "mr_offsets";
 export const RETURNED_BUCKET = "mr_returned";
+/** Hashes of API keys. */
+export const KEYS_BUCKET = "mr_keys";
 /** Written to learn whether the storage takes writes. */
 export const HEALTH_BUCKET = "mr_health";
 

@@ -1,0 +1,133 @@
+import { createHash, createPublicKey, timingSafeEqual } from "node:crypto";
+import { createRemoteJWKSet, type JWTPayload, type JWTVerifyGetKey, jwtVerify } from "jose";
+import { apiKeyId } from "../domain/api-key.ts";
+import { ServiceError, unavailable } from "../domain/errors.ts";
+import { ANYONE, type Principal, unauthenticated } from "../domain/principal.ts";
+import { rightsOf } from "../domain/rights.ts";
+import type { ApiKeys } from "../log/api-keys.ts";
+
+/** Who may call, by which credentials. */
+export interface IdentityOptions {
+  readonly adminKey: string | undefined;
+  readonly jwt:
+    | {
+        /** URL of a key set, or a public key as PEM. */
+        readonly keys: { readonly jwksUrl: string } | { readonly pem: string };
+        readonly issuer: string;
+        readonly audience: string;
+      }
+    | undefined;
+  /** Rights by the name in a client's certificate. */
+  readonly tlsNames: ReadonlyMap<string, readonly string[]> | undefined;
+}
+
+/** What a caller shows of itself. */
+export interface Credentials {
+  /** Value of the `authorization` header. */
+  readonly authorization: string | undefined;
+  /** Names in the certificate that TLS has checked. */
+  readonly certificateNames: () => readonly string[];
+}
+
+/** Tokens that were found good, kept until they expire. */
+const KEPT_TOKENS = 4096;
+/** Asymmetric algorithms alone: a key set is public. */
+const ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"];
+const SCOPE = "millrace:";
+
+/** Finds out who calls. A key costs one hash; a token is checked once and then known by its hash. */
+export class Identity {
+  readonly #options: IdentityOptions | undefined;
+  readonly #keys: ApiKeys;
+  readonly #adminHash: Buffer | undefined;
+  readonly #admin: Principal = { ...ANYONE, id: "admin" };
+  readonly #jwtKey: JWTVerifyGetKey | undefined;
+  readonly #tokens = new Map<string, Principal>();
+  readonly #tlsPrincipals = new Map<string, Principal>();
+
+  /** @param options undefined: nobody is asked, and everybody may do everything. */
+  constructor(options: IdentityOptions | undefined, keys: ApiKeys) {
+    this.#options = options;
+    this.#keys = keys;
+    if (options?.adminKey !== undefined) this.#adminHash = sha256(options.adminKey);
+    if (options?.jwt) this.#jwtKey = jwtKeyOf(options.jwt.keys);
+    for (const [name, rights] of options?.tlsNames ?? [])
+      this.#tlsPrincipals.set(name, { ...ANYONE, id: `tls:${name}`, rights: rightsOf(rights) });
+  }
+
+  /** Whether callers are asked who they are. */
+  get isOn(): boolean {
+    return this.#options !== undefined;
+  }
+
+  /** @throws ServiceError UNAUTHENTICATED; UNAVAILABLE while a key set is out of reach (as a rejection). */
+  principalOf({ authorization, certificateNames }: Credentials): Principal | Promise<Principal> {
+    if (!this.isOn) return ANYONE;
+    if (authorization === undefined) {
+      for (const name of this.#tlsPrincipals.size > 0 ? certificateNames() : []) {
+        const known = this.#tlsPrincipals.get(name);
+        if (known) return known;
+      }
+      throw unauthenticated("this call needs credentials: Authorization: Bearer <API key or token>");
+    }
+    const [, text] = /^bearer +(\S+) *$/i.exec(authorization) ?? [];
+    if (text === undefined) throw unauthenticated("the authorization header must be: Bearer <API key or token>");
+    if (this.#adminHash && timingSafeEqual(sha256(text), this.#adminHash)) return this.#admin;
+    const ofKey = this.#keys.principalOf(text);
+    if (ofKey) return ofKey;
+    if (this.#jwtKey && apiKeyId(text) === undefined) return this.#ofToken(text);
+    throw unauthenticated("the API key is not valid");
+  }
+
+  #ofToken(token: string): Principal | Promise<Principal> {
+    const hash = sha256(token).toString("base64");
+    const known = this.#tokens.get(hash);
+    if (!known) return this.#verify(token, hash);
+    this.#tokens.delete(hash);
+    if (known.expiresAtMs! <= Date.now()) throw unauthenticated("the token has expired");
+    this.#tokens.set(hash, known); // the most recently used is last
+    return known;
+  }
+
+  async #verify(token: string, hash: string): Promise<Principal> {
+    const { issuer, audience } = this.#options!.jwt!;
+    let payload: JWTPayload;
+    try {
+      ({ payload } = await jwtVerify(token, this.#jwtKey!, {
+        issuer,
+        audience,
+        algorithms: ALGORITHMS,
+        requiredClaims: ["exp", "sub"],
+      }));
+    } catch (error) {
+      if (error instanceof ServiceError) throw error;
+      const code = String((error as { code?: string }).code ?? "");
+      if (code === "ERR_JWKS_TIMEOUT" || !code.startsWith("ERR_J"))
+        throw unavailable("the key set that checks tokens is out of reach", error);
+      throw unauthenticated(code === "ERR_JWT_EXPIRED" ? "the token has expired" : "the token is not valid");
+    }
+    const principal: Principal = {
+      id: `jwt:${payload.sub}`,
+      rights: rightsOf(scopesOf(payload)),
+      expiresAtMs: payload.exp! * 1000,
+      revoked: undefined,
+    };
+    if (this.#tokens.size >= KEPT_TOKENS) this.#tokens.delete(this.#tokens.keys().next().value!);
+    this.#tokens.set(hash, principal);
+    return principal;
+  }
+}
+
+const sha256 = (text: string): Buffer => createHash("sha256").update(text).digest();
+
+function jwtKeyOf(keys: NonNullable<IdentityOptions["jwt"]>["keys"]): JWTVerifyGetKey {
+  if ("jwksUrl" in keys) return createRemoteJWKSet(new URL(keys.jwksUrl));
+  const key = createPublicKey(keys.pem);
+  return async () => key;
+}
+
+/** The rights in a token: the words of `scope` (RFC 8693, 4.2) that begin with `millrace:`. */
+function scopesOf({ scope }: JWTPayload): string[] {
+  const words = typeof scope === "string" ? scope.split(" ") : [];
+  return words.filter((word) => word.startsWith(SCOPE)).map((word) => word.slice(SCOPE.length));
+}
