@@ -1,6 +1,8 @@
 import { availableParallelism } from "node:os";
 import { DEFAULT_ACK_WAIT_MS, DEFAULT_SESSION_TIMEOUT_MS } from "./domain/limits.ts";
+import { loadIdentity } from "./identity-config.ts";
 import { isLoopback } from "./listen-address.ts";
+import type { IdentityOptions } from "./services/identity.ts";
 
 /** Every setting, from the environment; see the README. */
 export interface Config {
@@ -29,6 +31,8 @@ export interface Config {
   readonly tls:
     | { readonly certFile: string; readonly keyFile: string; readonly clientCaFile: string | undefined }
     | undefined;
+  /** Who may call; undefined: nobody is asked. */
+  readonly identity: IdentityOptions | undefined;
   /** How long running calls may take to end after SIGTERM, in milliseconds. */
   readonly drainMs: number;
 }
@@ -53,10 +57,11 @@ export function loadConfig(env: NodeJS.ProcessEnv): Config {
 
   const host = text("HOST", "127.0.0.1");
   const allowAnonymous = oneOf("MILLRACE_ALLOW_ANONYMOUS", "false", ["true", "false"]) === "true";
-  if (!isLoopback(host) && !allowAnonymous)
+  const identity = loadIdentity(env, faults);
+  if (!isLoopback(host) && !allowAnonymous && !identity)
     faults.push(
       `HOST "${host}" can be reached from other machines, and callers are not asked who they are: ` +
-        `set MILLRACE_ALLOW_ANONYMOUS=true to listen there all the same, or HOST=127.0.0.1`,
+        `set MILLRACE_ADMIN_KEY or another way to ask them, MILLRACE_ALLOW_ANONYMOUS=true to listen there all the same, or HOST=127.0.0.1`,
     );
   const fsync = text("MILLRACE_FSYNC", "1s");
   if (fsync !== "always" && !/^[1-9][0-9]*(ms|s|m)$/.test(fsync))
@@ -83,6 +88,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Config {
     functionsDir: env.MILLRACE_FUNCTIONS_DIR?.trim() || undefined,
     logLevel: oneOf("MILLRACE_LOG_LEVEL", "info", LOG_LEVELS),
     tls: certFile && keyFile ? { certFile, keyFile, clientCaFile: env.MILLRACE_TLS_CLIENT_CA || undefined } : undefined,
+    identity,
     drainMs: number("MILLRACE_DRAIN_MS", 10_000, 0, 600_000),
   };
   if (faults.length > 0) throw new Error(`settings: ${faults.join("; ")}`);

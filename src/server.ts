@@ -5,11 +5,13 @@ import type { Logger } from "pino";
 import { Health } from "../gen/grpc/health/v1/health_pb.js";
 import { ConsumerGroupService } from "../gen/millrace/v1/consumers_pb.js";
 import { EventService } from "../gen/millrace/v1/events_pb.js";
+import { KeyService } from "../gen/millrace/v1/keys_pb.js";
 import { StreamService } from "../gen/millrace/v1/streams_pb.js";
 import { findNatsServer } from "../scripts/nats-server.mjs";
 import type { Config } from "./config.ts";
 import { connectJetStream } from "./jetstream/connection.ts";
 import { startEmbeddedNats } from "./jetstream/embedded.ts";
+import { ApiKeys } from "./log/api-keys.ts";
 import { Appender } from "./log/append.ts";
 import { Catalog } from "./log/catalog.ts";
 import { Groups } from "./log/groups.ts";
@@ -19,6 +21,8 @@ import { Consumer } from "./services/consumer.ts";
 import { eventService } from "./services/events.ts";
 import { groupService } from "./services/groups.ts";
 import { healthService } from "./services/health.ts";
+import { Identity } from "./services/identity.ts";
+import { keyService } from "./services/keys.ts";
 import { Producer } from "./services/producer.ts";
 import { ReadinessProbe } from "./services/readiness.ts";
 import { streamService } from "./services/streams.ts";
@@ -57,6 +61,7 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
   const catalog: Catalog = owned.use(
     await Catalog.open(js, config.catalogReplicas, (stream, deadline) => groups.forgetStream(stream, deadline)),
   );
+  const keys = owned.use(await ApiKeys.open(js, config.catalogReplicas));
   const draining = new AbortController();
   const producer = new Producer(js, catalog, appender);
   const tails = new Tails(js, logger);
@@ -69,6 +74,7 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
     mount(EventService, eventService(producer, consumer)),
     mount(ConsumerGroupService, groupService(consumer, catalog, groups)),
     ...(await openProcessing({ js, catalog, natsUrl: url, config, logger, owned, draining: draining.signal })),
+    mount(KeyService, keyService(keys)),
   ];
   const services = mounted.map(({ service }) => service);
   const readiness = await ReadinessProbe.open(js, catalog, {
@@ -81,6 +87,7 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
       mount(Health, healthService(readiness, services, draining.signal)),
       ...reflectionServices([...services, Health]),
     ],
+    identity: new Identity(config.identity, keys),
     operator: { services, version: VERSION, readiness },
     hot: hotHandlers(producer, consumer),
     hotGrpc: hotCalls(producer),

@@ -3,6 +3,7 @@ import { createConnectTransport } from "@connectrpc/connect-node";
 import { ConsumerGroupService } from "../../gen/millrace/v1/consumers_pb.js";
 import { EventService } from "../../gen/millrace/v1/events_pb.js";
 import { FunctionService } from "../../gen/millrace/v1/functions_pb.js";
+import { KeyService } from "../../gen/millrace/v1/keys_pb.js";
 import { ProcessorService } from "../../gen/millrace/v1/processors_pb.js";
 import { StreamService } from "../../gen/millrace/v1/streams_pb.js";
 import { usage } from "./failure.ts";
@@ -12,6 +13,7 @@ export interface Api {
   readonly streams: Client<typeof StreamService>;
   readonly events: Client<typeof EventService>;
   readonly groups: Client<typeof ConsumerGroupService>;
+  readonly keys: Client<typeof KeyService>;
   readonly processors: Client<typeof ProcessorService>;
   readonly functions: Client<typeof FunctionService>;
 }
@@ -40,6 +42,7 @@ export function connectApi(url: string, apiKey: string | undefined): Api {
     streams: createClient(StreamService, transport),
     events: createClient(EventService, transport),
     groups: createClient(ConsumerGroupService, transport),
+    keys: createClient(KeyService, transport),
     processors: createClient(ProcessorService, transport),
     functions: createClient(FunctionService, transport),
   };

@@ -3,6 +3,7 @@ import { VERSION } from "../version.ts";
 import { consumeCommand } from "./commands/consume.ts";
 import { functionsCommand } from "./commands/functions.ts";
 import { groupsCommand } from "./commands/groups.ts";
+import { keysCommand } from "./commands/keys.ts";
 import { processorsCommand } from "./commands/processors.ts";
 import { publishCommand } from "./commands/publish.ts";
 import { serveCommand } from "./commands/serve.ts";
@@ -49,6 +50,7 @@ function createProgram(): Command {
     groupsCommand(),
     processorsCommand(),
     functionsCommand(),
+    keysCommand(),
     topCommand(),
   ])
     program.addCommand(command);

@@ -161,10 +161,11 @@ export class Catalog implements AsyncDisposable {
     }
   }
 
-  /** Ready streams whose names begin with `prefix` and come after `after`, by name. */
-  list(prefix: string, after: string, limit: number): StreamRecord[] {
+  /** Ready streams whose names begin with `prefix`, come after `after` and are `shown`, by name. */
+  list(prefix: string, after: string, limit: number, shown: (name: string) => boolean): StreamRecord[] {
     return [...this.#records.values()]
       .filter((record) => record.state === "ready" && record.name.startsWith(prefix) && record.name > after)
+      .filter(({ name }) => shown(name))
       .sort((a, b) => (a.name < b.name ? -1 : 1))
       .slice(0, limit);
   }

@@ -127,8 +127,8 @@ export class Processors {
     return this.view(await this.#o.store.get(id, deadline), deadline);
   }
 
-  list(after: string, limit: number): ProcessorRecord[] {
-    return this.#o.store.list(after, limit);
+  list(after: string, limit: number, shown: (record: ProcessorRecord) => boolean): ProcessorRecord[] {
+    return this.#o.store.list(after, limit, shown);
   }
 
   /** The stored record. @throws ServiceError PROCESSOR_NOT_FOUND. */

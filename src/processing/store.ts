@@ -43,9 +43,10 @@ export class ProcessorStore implements AsyncDisposable {
   }
 
   /** Those whose ids come after `after`, by id. */
-  list(after: string, limit: number): ProcessorRecord[] {
+  list(after: string, limit: number, shown: (record: ProcessorRecord) => boolean): ProcessorRecord[] {
     return this.all()
       .filter(({ id, desired }) => id > after && desired !== "deleting")
+      .filter(shown)
       .sort((a, b) => (a.id < b.id ? -1 : 1))
       .slice(0, limit);
   }

@@ -1,6 +1,6 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
-import type { ServiceImpl } from "@connectrpc/connect";
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import {
   type CommitRequest,
   CommitStatus,
@@ -21,6 +21,7 @@ import type { Catalog } from "../log/catalog.ts";
 import { createGroup, describeGroup, type GroupDescription, seekGroup, streamsOf } from "../log/group-admin.ts";
 import type { Committer, EventPlace } from "../log/group-places.ts";
 import type { GroupInStream, GroupSettings, Groups } from "../log/groups.ts";
+import { maySeeGroup, principalKey } from "./access.ts";
 import { type Consumer, checkGroupName } from "./consumer.ts";
 import { deadlineOf } from "./deadline.ts";
 import { createdKey } from "./streams.ts";
@@ -38,6 +39,15 @@ export function groupService(
   const described = async (group: string, found: readonly GroupInStream[], deadline: Deadline) => {
     const streams = await Promise.all(found.map((open) => describeGroup(groups, open, deadline)));
     return { group: groupMessage(group, streams) };
+  };
+
+  /** The streams of a group that the caller may see. @throws ServiceError CONSUMER_GROUP_NOT_FOUND for none. */
+  const shownStreams = async (group: string, only: string | undefined, context: HandlerContext, deadline: Deadline) => {
+    const { rights } = context.values.get(principalKey);
+    const found = await streamsOf(catalog, groups, group, only, deadline);
+    const shown = found.filter(({ stream }) => maySeeGroup(rights, group, stream.name));
+    if (shown.length === 0) throw groupNotFound(group);
+    return shown;
   };
 
   return {
@@ -72,9 +82,10 @@ export function groupService(
     async listConsumerGroups(request, context) {
       const deadline = deadlineOf(context);
       const size = request.pageSize ?? DEFAULT_PAGE;
+      const { rights } = context.values.get(principalKey);
       const records = await groups.records(undefined, deadline);
       const byGroup = Map.groupBy(
-        records.filter(({ stream }) => catalog.known(stream)),
+        records.filter(({ group, stream }) => catalog.known(stream) && maySeeGroup(rights, group, stream)),
         ({ group }) => group,
       );
       const names = [...byGroup.keys()]
@@ -84,7 +95,7 @@ export function groupService(
       const page = names.slice(0, size);
       const consumerGroups = await Promise.all(
         page.map(async (name) => {
-          const open = await streamsOf(catalog, groups, name, undefined, deadline).catch(() => []);
+          const open = await shownStreams(name, undefined, context, deadline).catch(() => []);
           const states = await Promise.all(open.map(({ members }) => members.live(deadline)));
           return {
             consumerGroup: name,
@@ -100,7 +111,7 @@ export function groupService(
       const deadline = deadlineOf(context, ADMIN_TIMEOUT_MS);
       const { consumerGroup } = request;
       if (request.stream !== undefined) await catalog.find(request.stream, deadline);
-      const found = await streamsOf(catalog, groups, consumerGroup, request.stream, deadline);
+      const found = await shownStreams(consumerGroup, request.stream, context, deadline);
       return described(consumerGroup, found, deadline);
     },
 
@@ -108,7 +119,7 @@ export function groupService(
       const deadline = deadlineOf(context, ADMIN_TIMEOUT_MS);
       const { consumerGroup } = request;
       if (request.stream !== undefined) await catalog.find(request.stream, deadline);
-      for (const open of await streamsOf(catalog, groups, consumerGroup, request.stream, deadline))
+      for (const open of await shownStreams(consumerGroup, request.stream, context, deadline))
         await groups.delete(open, deadline);
       return { status: DeleteStatus.DELETED, consumerGroup };
     },
@@ -140,7 +151,7 @@ export function groupService(
       const deadline = deadlineOf(context);
       if (request.stream !== undefined) await catalog.find(request.stream, deadline);
       const streams: string[] = [];
-      for (const open of await streamsOf(catalog, groups, request.consumerGroup, request.stream, deadline))
+      for (const open of await shownStreams(request.consumerGroup, request.stream, context, deadline))
         if (await open.members.leave(request.consumerId, deadline)) streams.push(open.stream.name);
       return { streams };
     },

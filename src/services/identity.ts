@@ -32,7 +32,19 @@ export interface Credentials {
 /** Tokens that were found good, kept until they expire. */
 const KEPT_TOKENS = 4096;
 /** Asymmetric algorithms alone: a key set is public. */
-const ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"];
+const ALGORITHMS = [
+  "RS256",
+  "RS384",
+  "RS512",
+  "PS256",
+  "PS384",
+  "PS512",
+  "ES256",
+  "ES384",
+  "ES512",
+  "EdDSA",
+  "Ed25519",
+];
 const SCOPE = "millrace:";
 
 /** Finds out who calls. A key costs one hash; a token is checked once and then known by its hash. */

@@ -1,6 +1,6 @@
 import { create, fromJson, type JsonValue, type MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromMs, ValueSchema } from "@bufbuild/protobuf/wkt";
-import type { ServiceImpl } from "@connectrpc/connect";
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import {
   DeleteProcessorStatus,
   type GetProcessorMetricsResponseSchema,
@@ -13,12 +13,13 @@ import {
   TruncationPolicy,
 } from "../../gen/millrace/v1/processors_pb.js";
 import { type Deadline, deadlineIn, pause } from "../domain/deadline.ts";
-import { invalidArgument, resourceNotFound } from "../domain/errors.ts";
+import { ErrorCode, invalidArgument, resourceNotFound, ServiceError } from "../domain/errors.ts";
 import { mapLimit } from "../domain/map-limit.ts";
 import { groupNameFault } from "../domain/names.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { type GroupView, readWindow, type StatusWord } from "../processing/inspect.ts";
 import type { Processors, ProcessorView, SettingsFields } from "../processing/processors.ts";
+import { mayUseProcessor, principalKey } from "./access.ts";
 import { deadlineOf } from "./deadline.ts";
 import { operationFields, operationMessage } from "./operations.ts";
 import { parseIdempotencyKey } from "./producer.ts";
@@ -43,6 +44,14 @@ export function processorService(
   js: JetStream,
   processors: Processors,
 ): Omit<ServiceImpl<typeof ProcessorService>, Elsewhere> {
+  /** @throws ServiceError PROCESSOR_NOT_FOUND, also for one that the caller may not see. */
+  const checkShown = async (id: string, context: HandlerContext) => {
+    const { rights } = context.values.get(principalKey);
+    if (rights.isAdmin) return;
+    const record = await processors.record(id, deadlineOf(context));
+    if (!mayUseProcessor(rights, record))
+      throw new ServiceError(ErrorCode.PROCESSOR_NOT_FOUND, `processor "${id}" does not exist`);
+  };
   return {
     async createProcessor(request, context) {
       const fault = groupNameFault(request.name);
@@ -64,13 +73,15 @@ export function processorService(
     },
 
     async getProcessor(request, context) {
+      await checkShown(request.processorId, context);
       return { processor: processorMessage(await processors.get(request.processorId, deadlineOf(context))) };
     },
 
     async listProcessors(request, context) {
       const deadline = deadlineOf(context);
       const size = request.pageSize ?? DEFAULT_PAGE;
-      const found = processors.list(request.pageToken ?? "", size + 1);
+      const { rights } = context.values.get(principalKey);
+      const found = processors.list(request.pageToken ?? "", size + 1, (record) => mayUseProcessor(rights, record));
       const page = found.slice(0, size);
       const views = await mapLimit(page, 8, (record) => processors.view(record, deadline));
       return {
@@ -80,6 +91,7 @@ export function processorService(
     },
 
     async updateProcessor(request, context) {
+      await checkShown(request.processorId, context);
       const view = await processors.update(
         request.processorId,
         {
@@ -94,19 +106,23 @@ export function processorService(
     },
 
     async deleteProcessor({ processorId }, context) {
+      await checkShown(processorId, context);
       await processors.delete(processorId, deadlineOf(context, LIFE_CYCLE_MS));
       return { status: DeleteProcessorStatus.DELETED, processorId, deletedAt: timestampFromMs(Date.now()) };
     },
 
     async pauseProcessor({ processorId }, context) {
+      await checkShown(processorId, context);
       return { processor: processorMessage(await processors.pause(processorId, deadlineOf(context, LIFE_CYCLE_MS))) };
     },
 
     async resumeProcessor({ processorId }, context) {
+      await checkShown(processorId, context);
       return { processor: processorMessage(await processors.resume(processorId, deadlineOf(context, LIFE_CYCLE_MS))) };
     },
 
     async resetProcessor(request, context) {
+      await checkShown(request.processorId, context);
       const start = STARTS.get(request.start) ?? "earliest";
       if (start === "checkpoint") throw invalidArgument("start", "must be earliest or latest");
       const view = await processors.reset(request.processorId, start, deadlineOf(context, LIFE_CYCLE_MS));
@@ -114,10 +130,12 @@ export function processorService(
     },
 
     async getProcessorMetrics(request, context) {
+      await checkShown(request.processorId, context);
       return metricsMessage(await processors.get(request.processorId, deadlineOf(context)));
     },
 
     async *watchMetrics(request, context) {
+      await checkShown(request.processorId, context);
       const interval = request.interval ?? DEFAULT_WATCH_MS;
       while (!context.signal.aborted) {
         yield { metrics: metricsMessage(await processors.get(request.processorId, deadlineIn(LIFE_CYCLE_MS))) };
@@ -126,6 +144,7 @@ export function processorService(
     },
 
     async getWindow(request, context) {
+      await checkShown(request.processorId, context);
       const deadline: Deadline = deadlineOf(context);
       const startMs = parseTime(request.windowStart);
       const record = await processors.record(request.processorId, deadline);

@@ -122,7 +122,7 @@ export class ReadinessProbe {
           description: `the storage has lost ${lost} stored event${lost === 1 ? "" : "s"}`,
         });
     }
-    for (const { name, partitions, createdAtMs } of this.#catalog.list("", "", Number.MAX_SAFE_INTEGER)) {
+    for (const { name, partitions, createdAtMs } of this.#catalog.list("", "", Number.MAX_SAFE_INTEGER, () => true)) {
       // One made while the servers were listing is in the catalog and not in the list.
       if (createdAtMs > sinceMs - CLOCK_SKEW_MS) continue;
       for (let partition = 0; partition < partitions; partition++)

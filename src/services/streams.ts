@@ -15,6 +15,7 @@ import { mapLimit } from "../domain/map-limit.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { type PartitionState, partitionStates } from "../jetstream/partitions.ts";
 import type { Catalog, Compression, SettingsChange, StreamRecord } from "../log/catalog.ts";
+import { maySeeStream, principalKey } from "./access.ts";
 import { deadlineOf } from "./deadline.ts";
 
 const DEFAULT_PAGE = 100;
@@ -44,7 +45,10 @@ export function streamService(js: JetStream, catalog: Catalog): ServiceImpl<type
     async listStreams(request, context) {
       const deadline = deadlineOf(context);
       const size = request.pageSize ?? DEFAULT_PAGE;
-      const found = catalog.list(request.prefix ?? "", request.pageToken ?? "", size + 1);
+      const { rights } = context.values.get(principalKey);
+      const found = catalog.list(request.prefix ?? "", request.pageToken ?? "", size + 1, (name) =>
+        maySeeStream(rights, name),
+      );
       const page = found.slice(0, size);
       const streams = await mapLimit(page, 4, async (record) =>
         summary(record, await partitionStates(js, record, deadline)),

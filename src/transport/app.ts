@@ -6,6 +6,9 @@ import type { Logger } from "pino";
 import { ConsumerGroupService } from "../../gen/millrace/v1/consumers_pb.js";
 import { EventService } from "../../gen/millrace/v1/events_pb.js";
 import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
+import { principalKey } from "../services/access.ts";
+import type { Identity } from "../services/identity.ts";
+import { accessInterceptor, askCallers, principalOf } from "./access.ts";
 import { connectFailure, toConnectError, toServiceError } from "./errors.ts";
 import { type BytesCall, grpcUnary, type HotRpc, type UnaryImplementation } from "./grpc-unary.ts";
 import type { Mounted } from "./in-process.ts";
@@ -26,6 +29,8 @@ export interface AppOptions {
   readonly listener: ListenerOptions;
   /** Is aborted when running streams shall end. */
   readonly shutdownSignal: AbortSignal;
+  /** Who may call. */
+  readonly identity: Identity;
   /** What the service says of itself. */
   readonly operator: OperatorOptions;
 }
@@ -52,7 +57,8 @@ export async function createApp(options: AppOptions): Promise<App> {
     routerOptions: { maxParamLength: 1024 },
     exposeHeadRoutes: false,
   });
-  const interceptors = [errorInterceptor(log), validateInterceptor];
+  askCallers(app as unknown as FastifyInstance, options.identity, options.mounted, OPERATOR_PATHS);
+  const interceptors = [errorInterceptor(log), accessInterceptor, validateInterceptor];
   await app.register(rpcPlugin, {
     routes: (router: ConnectRouter) => {
       for (const { service, implementation } of options.mounted) router.service(service, implementation);
@@ -62,14 +68,14 @@ export async function createApp(options: AppOptions): Promise<App> {
     shutdownSignal: options.shutdownSignal,
     mend: connectFailure,
     hot: hotRpcs(options, log),
-    contextValues: (req) => createContextValues().set(requestIdKey, req.id),
+    contextValues: (req) => createContextValues().set(requestIdKey, req.id).set(principalKey, principalOf(req)),
     toConnectError: (error) => toConnectError(toServiceError(error, "")),
   });
   await app.register(operatorPlugin, options.operator);
   await app.register(restPlugin, {
     mounted: options.mounted,
     readOnlyPaths: OPERATOR_PATHS,
-    interceptors: [validateInterceptor],
+    interceptors: [accessInterceptor, validateInterceptor],
     hot: options.hot,
     log,
   });

@@ -1,7 +1,9 @@
+import { EventService } from "../../gen/millrace/v1/events_pb.js";
 import { CompressionType } from "../../gen/millrace/v1/streams_pb.js";
 import { isSurelyFine } from "../domain/event.ts";
 import { MAX_BATCH_EVENTS, MAX_CALL_TIMEOUT_MS } from "../domain/limits.ts";
 import { isStreamName } from "../domain/names.ts";
+import { authorize } from "../services/access.ts";
 import { publishMany, publishOne } from "../services/events.ts";
 import type { Producer } from "../services/producer.ts";
 import { type BatchFields, readBatch, readPublish } from "../services/publish-requests.ts";
@@ -15,16 +17,18 @@ export function hotCalls(producer: Producer): ReadonlyMap<string, BytesCall> {
   return new Map<string, BytesCall>([
     [
       "Publish",
-      (bytes, context) => {
+      (bytes, context, principal) => {
         const request = readPublish(bytes);
+        if (request) authorize(EventService.method.publish, principal, { streamName: request.streamName });
         if (!request || !isStreamName(request.streamName) || !isSurelyFine(request.event)) return undefined;
         return publishOne(producer, request.streamName, request.event, context);
       },
     ],
     [
       "PublishBatch",
-      (bytes, context) => {
+      (bytes, context, principal) => {
         const batch = readBatch(bytes);
+        if (batch) authorize(EventService.method.publishBatch, principal, { streamName: batch.streamName });
         return batch && keepsRules(batch) ? publishMany(producer, batch, context) : undefined;
       },
     ],

@@ -14,7 +14,10 @@ import { setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { notSerializable } from "../domain/errors.ts";
 import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
+import type { Principal } from "../domain/principal.ts";
+import { authorize, type Named } from "../services/access.ts";
 import type { CallContext } from "../services/deadline.ts";
+import { principalOf } from "./access.ts";
 import { rpcFailure } from "./interceptors.ts";
 import type { CallLog } from "./log.ts";
 import { type DiscardLimits, RequestBody } from "./request-body.ts";
@@ -24,7 +27,11 @@ import { validate } from "./validation.ts";
 export type UnaryImplementation = (request: never, context: CallContext) => Promise<object> | object;
 
 /** Answers a call from its request's bytes, or leaves it to {@link UnaryImplementation} by returning undefined. */
-export type BytesCall = (request: Uint8Array, context: CallContext) => Promise<Message> | undefined;
+export type BytesCall = (
+  request: Uint8Array,
+  context: CallContext,
+  principal: Principal,
+) => Promise<Message> | undefined;
 
 /** Answers a request, or leaves it to Connect by returning undefined. */
 export type HotRpc = (
@@ -68,12 +75,16 @@ export function grpcUnary(
     let failure: ConnectError | undefined;
     try {
       const request = await readMessage(body);
+      const principal = principalOf(req);
       const context: CallContext = {
         timeoutMs: () => (timeoutMs === undefined ? undefined : timeoutMs - (performance.now() - startMs)),
         requestHeader: { get: (name) => (req.headers[name] as string | undefined) ?? null },
         signal: caller.signal,
       };
-      frame = frameOf(method.output, await (ofBytes?.(request, context) ?? ofMessage(request, context)));
+      frame = frameOf(
+        method.output,
+        await (ofBytes?.(request, context, principal) ?? ofMessage(request, context, principal)),
+      );
     } catch (error) {
       failure = rpcFailure(error, req.id, method.name, log);
     } finally {
@@ -84,8 +95,9 @@ export function grpcUnary(
     write(res, req.headers["content-type"]!, frame, failure);
   }
 
-  async function ofMessage(bytes: Uint8Array, context: CallContext): Promise<Message> {
+  async function ofMessage(bytes: Uint8Array, context: CallContext, principal: Principal): Promise<Message> {
     const request = decode(method.input, bytes);
+    authorize(method, principal, request as Named);
     validate(method.input, request);
     const made = await implementation(request as never, context);
     return create(method.output, made as MessageInitShape<DescMessage>);

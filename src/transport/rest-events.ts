@@ -1,6 +1,7 @@
 import type { OutgoingHttpHeaders } from "node:http";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import {
+  EventService,
   PayloadFormat,
   type PollRequest,
   PollRequestSchema,
@@ -12,9 +13,11 @@ import { invalidArgument, invalidArguments, notSerializable } from "../domain/er
 import type { RefusedEvent } from "../domain/event.ts";
 import { DEFAULT_CALL_TIMEOUT_MS, MAX_CALL_TIMEOUT_MS } from "../domain/limits.ts";
 import { isStreamName } from "../domain/names.ts";
+import { authorize } from "../services/access.ts";
 import type { Consumer } from "../services/consumer.ts";
 import { batchDeadline } from "../services/events.ts";
 import { type Producer, parseIdempotencyKey } from "../services/producer.ts";
+import { principalOf } from "./access.ts";
 import { wasAnswered } from "./answered.ts";
 import {
   type BatchOptions,
@@ -48,6 +51,7 @@ export function hotHandlers(producer: Producer, consumer: Consumer): ReadonlyMap
           queryOf(req),
           undefined,
         ) as PollRequest;
+        authorize(route.method, principalOf(req), request);
         validate(PollRequestSchema, request);
         await poll(consumer, request, reply, caller());
       },
@@ -58,6 +62,7 @@ export function hotHandlers(producer: Producer, consumer: Consumer): ReadonlyMap
       async (req, reply, route, caller) => {
         const params = req.params as Record<string, string>;
         const request = decodeRequest(route, params, queryOf(req), undefined) as ReadPartitionRequest;
+        authorize(route.method, principalOf(req), request);
         validate(ReadPartitionRequestSchema, request);
         const result = await consumer.readPartition(request, deadlineIn(DEFAULT_CALL_TIMEOUT_MS), caller());
         send(reply, readBuffer(result, request.payload === PayloadFormat.DATA));
@@ -67,6 +72,7 @@ export function hotHandlers(producer: Producer, consumer: Consumer): ReadonlyMap
 }
 
 async function publish(producer: Producer, req: FastifyRequest, reply: FastifyReply): Promise<void> {
+  authorize(EventService.method.publish, principalOf(req), { streamName: streamParam(req) });
   const stream = streamName(req);
   const key = parseIdempotencyKey(headerOf(req, "idempotency-key"));
   const fields = parsed(parsePublishBody, await readRestBody(req.raw));
@@ -75,6 +81,7 @@ async function publish(producer: Producer, req: FastifyRequest, reply: FastifyRe
 }
 
 async function publishBatch(producer: Producer, req: FastifyRequest, reply: FastifyReply): Promise<void> {
+  authorize(EventService.method.publishBatch, principalOf(req), { streamName: streamParam(req) });
   const stream = streamName(req);
   const idempotencyKey = parseIdempotencyKey(headerOf(req, "idempotency-key"));
   const { events, options } = parsed(parseBatchBody, await readRestBody(req.raw));
@@ -110,8 +117,10 @@ function send(reply: FastifyReply, body: string | Buffer): void {
   reply.raw.end(body);
 }
 
+const streamParam = (req: FastifyRequest): string => (req.params as { stream_name: string }).stream_name;
+
 function streamName(req: FastifyRequest): string {
-  const name = (req.params as { stream_name: string }).stream_name;
+  const name = streamParam(req);
   if (!isStreamName(name)) throw invalidArgument("streamName", "must be 1 to 128 letters, digits, _ and -");
   // Parameters belong into the body here.
   const [unknown] = Object.keys(queryOf(req));

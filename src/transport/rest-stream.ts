@@ -10,8 +10,11 @@ import {
 import { deadlineIn } from "../domain/deadline.ts";
 import { invalidArgument, type ServiceError } from "../domain/errors.ts";
 import { DEFAULT_CALL_TIMEOUT_MS } from "../domain/limits.ts";
+import { whileValid } from "../domain/principal.ts";
 import type { Delivery } from "../log/subscribe.ts";
+import { authorize } from "../services/access.ts";
 import type { Consumer } from "../services/consumer.ts";
+import { principalOf } from "./access.ts";
 import { restErrorBody } from "./errors.ts";
 import { queryOf } from "./rest.ts";
 import { decodeRequest, type RestRoute } from "./rest-routes.ts";
@@ -28,12 +31,16 @@ export async function subscribeOverHttp(
   fail: (error: unknown) => ServiceError,
 ): Promise<void> {
   const request = requestOf(req, route);
+  const principal = principalOf(req);
+  authorize(route.method, principal, request);
   validate(SubscribeRequestSchema, request);
   const asLines = JSON_LINES.test(req.headers.accept ?? "");
   const asData = request.payload === PayloadFormat.DATA;
   const textOf = (delivery: Delivery) => (asLines ? eventLines(delivery, asData) : sseLines(delivery, asData));
 
-  const deliveries = consumer.subscribe(request, deadlineIn(DEFAULT_CALL_TIMEOUT_MS), signal);
+  const over = new AbortController();
+  const ends = AbortSignal.any([signal, over.signal]);
+  const deliveries = whileValid(consumer.subscribe(request, deadlineIn(DEFAULT_CALL_TIMEOUT_MS), ends), principal);
   // What is refused is refused before the answer begins.
   const first = await deliveries.next();
   reply.hijack();
@@ -53,6 +60,7 @@ export async function subscribeOverHttp(
     const body = JSON.stringify(restErrorBody(fail(error)));
     await send(res, asLines ? `${body}\n` : `event: error\ndata: ${body}\n\n`);
   } finally {
+    over.abort();
     await deliveries.return(undefined);
     res.end();
   }

@@ -5,7 +5,9 @@ import type { JsonValue } from "@bufbuild/protobuf";
 import { Code, ConnectError, createContextValues, type Interceptor } from "@connectrpc/connect";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { ErrorCode, invalidArgument, notSerializable, ServiceError } from "../domain/errors.ts";
+import { principalKey } from "../services/access.ts";
 import { createdKey } from "../services/streams.ts";
+import { principalOf } from "./access.ts";
 import { wasAnswered } from "./answered.ts";
 import { restErrorBody, restErrorHeaders, toServiceError } from "./errors.ts";
 import { inProcess, type Mounted } from "./in-process.ts";
@@ -72,7 +74,7 @@ export async function restPlugin(app: FastifyInstance, options: RestOptions): Pr
         const signal = callerSignal(reply);
         const body = route.body === undefined ? undefined : parseJson(await readRestBody(req.raw));
         const message = decodeRequest(route, req.params as Record<string, string>, queryOf(req), body);
-        const contextValues = createContextValues().set(requestIdKey, req.id);
+        const contextValues = createContextValues().set(requestIdKey, req.id).set(principalKey, principalOf(req));
         try {
           const answer = await call({
             method: route.method,

@@ -254,7 +254,7 @@ export enum ErrorCode {
   METHOD_NOT_ALLOWED = 1109,
 
   /**
-   * The row of a table or the window of a processor does not exist.
+   * The row of a table, the window of a processor or the API key does not exist.
    *
    * @generated from enum value: ERROR_CODE_RESOURCE_NOT_FOUND = 1110;
    */
