@@ -24,11 +24,11 @@ describe.each(protocols)("identity over $name", ({ connect, isRest }) => {
     const api = open();
     for (const options of [{}, bearer("wrong"), bearer(`mrk_${"0".repeat(16)}_${"A".repeat(43)}`)])
       for (const call of [
-        api.getStream("x", options),
-        api.publish("x", { value: 1 }, options),
-        api.poll("x", "g", {}, options),
+        () => api.getStream("x", options),
+        () => api.publish("x", { value: 1 }, options),
+        () => api.poll("x", "g", {}, options),
       ])
-        expect(await failureOf(call)).toMatchObject({ code: 1105, httpOrGrpcStatus: isRest ? 401 : 16 });
+        expect(await failureOf(call())).toMatchObject({ code: 1105, httpOrGrpcStatus: isRest ? 401 : 16 });
   });
 
   test("a key may do what its rights say, and no more", async () => {
@@ -43,14 +43,14 @@ describe.each(protocols)("identity over $name", ({ connect, isRest }) => {
     expect((await api.poll(own, "mine-1", { limit: 2 }, as)).events.length).toBeGreaterThan(0);
     for (const name of [other, freshName("missing")])
       for (const call of [
-        api.getStream(name, as),
-        api.createStream({ name }, as),
-        api.publish(name, { value: 1 }, as),
-        api.publishBatch(name, [{ value: 1 }], {}, as),
-        api.poll(name, "mine-1", {}, as),
-        api.poll(own, "theirs", {}, as),
+        () => api.getStream(name, as),
+        () => api.createStream({ name }, as),
+        () => api.publish(name, { value: 1 }, as),
+        () => api.publishBatch(name, [{ value: 1 }], {}, as),
+        () => api.poll(name, "mine-1", {}, as),
+        () => api.poll(own, "theirs", {}, as),
       ])
-        expect(await failureOf(call)).toMatchObject({ code: 1106, httpOrGrpcStatus: isRest ? 403 : 7 });
+        expect(await failureOf(call())).toMatchObject({ code: 1106, httpOrGrpcStatus: isRest ? 403 : 7 });
   });
 
   test("a refusal comes before validation", async () => {

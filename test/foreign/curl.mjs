@@ -301,6 +301,19 @@ async function checkRoutes({ label, flags, version }, url, routes, temp) {
     refusal(await call("GET", stream, 404), 1001, "STREAM_NOT_FOUND");
     refusal(await call("DELETE", stream, 404), 1001, "STREAM_NOT_FOUND");
   });
+  await step("/keys makes, shows and revokes an API key", async () => {
+    const made = await call("POST", "/api/v1/keys", 201, { name: "curl", rights: ["consume:*"] });
+    const path = `/api/v1/keys/${made.key.keyId}`;
+    equal([made.secret.startsWith("mrk_"), (await call("GET", path, 200)).name], [true, "curl"], "the key");
+    const { keys } = await call("GET", "/api/v1/keys?pageSize=1000", 200);
+    equal(
+      keys.some(({ keyId }) => keyId === made.key.keyId),
+      true,
+      "the list",
+    );
+    equal((await call("DELETE", path, 200)).status, "revoked", "the answer");
+    refusal(await call("GET", path, 404), 1110, "RESOURCE_NOT_FOUND");
+  });
   await step("every REST route of the schema was called", () => {
     const missing = routes.filter(({ route }) => !called.has(route)).map(({ route }) => route);
     equal(missing, [], "routes without an answer");
