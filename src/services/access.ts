@@ -144,9 +144,12 @@ const RULES: ReadonlyMap<DescMethod, Rule> = new Map<DescMethod, Rule>([
   [
     ProcessorService.method.dryRun,
     {
-      ever: (own) => own.processors && own.hasAny("consume"),
-      refusal: (own, { source }) =>
-        !source || own.consume(source) ? undefined : `consume ${quoted("stream", source)}`,
+      ever: (own) => own.processors,
+      // Only the events that the caller itself brings: stored ones need the rights of their stream or processor.
+      refusal: (_own, request) => {
+        const { source, processorId } = request as { source?: unknown; processorId?: string };
+        return source === undefined && !processorId ? undefined : "dry-run on stored events or a processor";
+      },
     },
   ],
   // Side events and savepoints hold what a processor has read.
