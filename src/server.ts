@@ -14,6 +14,7 @@ import { Appender } from "./log/append.ts";
 import { Catalog } from "./log/catalog.ts";
 import { Groups } from "./log/groups.ts";
 import { Tails } from "./log/tail.ts";
+import { createMetrics } from "./metrics.ts";
 import { openProcessing } from "./processing-server.ts";
 import { Consumer } from "./services/consumer.ts";
 import { eventService } from "./services/events.ts";
@@ -22,7 +23,10 @@ import { healthService } from "./services/health.ts";
 import { Producer } from "./services/producer.ts";
 import { ReadinessProbe } from "./services/readiness.ts";
 import { streamService } from "./services/streams.ts";
-import { createApp } from "./transport/app.ts";
+import { Survey } from "./services/survey.ts";
+import { Traffic } from "./services/traffic.ts";
+import { type App, createApp } from "./transport/app.ts";
+import { Calls } from "./transport/calls.ts";
 import { hotCalls } from "./transport/grpc-events.ts";
 import { mount } from "./transport/in-process.ts";
 import type { ListenerOptions } from "./transport/listener.ts";
@@ -58,30 +62,51 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
     await Catalog.open(js, config.catalogReplicas, (stream, deadline) => groups.forgetStream(stream, deadline)),
   );
   const draining = new AbortController();
-  const producer = new Producer(js, catalog, appender);
+  const traffic = new Traffic();
+  const producer = new Producer(js, catalog, appender, traffic);
   const tails = new Tails(js, logger);
   owned.defer(() => tails.close());
-  const consumer = new Consumer(js, catalog, groups, tails, draining.signal);
+  const consumer = new Consumer(js, catalog, groups, tails, draining.signal, traffic);
 
   const shutdown = new AbortController();
+  const processing = await openProcessing({
+    js,
+    catalog,
+    natsUrl: url,
+    config,
+    logger,
+    owned,
+    draining: draining.signal,
+  });
   const mounted = [
     mount(StreamService, streamService(js, catalog)),
     mount(EventService, eventService(producer, consumer)),
     mount(ConsumerGroupService, groupService(consumer, catalog, groups)),
-    ...(await openProcessing({ js, catalog, natsUrl: url, config, logger, owned, draining: draining.signal })),
+    ...processing.mounted,
   ];
   const services = mounted.map(({ service }) => service);
   const readiness = await ReadinessProbe.open(js, catalog, {
     replicas: config.catalogReplicas,
     draining: draining.signal,
   });
-  const app = await createApp({
+  const calls = new Calls();
+  const metrics = createMetrics({
+    calls,
+    traffic,
+    survey: new Survey(catalog, groups, processing.processors, logger),
+    js,
+    catalog,
+    server: () => app.server,
+    version: VERSION,
+  });
+  const app: App = await createApp({
     mounted: [
       ...mounted,
       mount(Health, healthService(readiness, services, draining.signal)),
       ...reflectionServices([...services, Health]),
     ],
-    operator: { services, version: VERSION, readiness },
+    operator: { services, version: VERSION, readiness, metrics },
+    calls,
     hot: hotHandlers(producer, consumer),
     hotGrpc: hotCalls(producer),
     logger,

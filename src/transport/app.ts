@@ -6,10 +6,12 @@ import type { Logger } from "pino";
 import { ConsumerGroupService } from "../../gen/millrace/v1/consumers_pb.js";
 import { EventService } from "../../gen/millrace/v1/events_pb.js";
 import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
+import { type Calls, noteConnectFailure, noteFailure } from "./calls.ts";
 import { connectFailure, toConnectError, toServiceError } from "./errors.ts";
+import { ownRequestId, sayAlways } from "./every-answer.ts";
 import { type BytesCall, grpcUnary, type HotRpc, type UnaryImplementation } from "./grpc-unary.ts";
 import type { Mounted } from "./in-process.ts";
-import { errorInterceptor, requestIdKey } from "./interceptors.ts";
+import { errorInterceptor, failedKey, requestIdKey } from "./interceptors.ts";
 import { createListener, type ListenerOptions, type OnePortServer } from "./listener.ts";
 import { type CallLog, createCallLog } from "./log.ts";
 import { OPERATOR_PATHS, type OperatorOptions, operatorPlugin } from "./operator.ts";
@@ -22,6 +24,8 @@ export interface AppOptions {
   readonly hot: ReadonlyMap<string, HotHandler>;
   /** By the name of an RPC of {@link HOT_SERVICES}. */
   readonly hotGrpc: ReadonlyMap<string, BytesCall>;
+  /** Counts every call. */
+  readonly calls: Calls;
   readonly logger: Logger;
   readonly listener: ListenerOptions;
   /** Is aborted when running streams shall end. */
@@ -43,7 +47,7 @@ export async function createApp(options: AppOptions): Promise<App> {
     logController: new LogController({ disableRequestLogging: true }),
     // A logger of its own for every request would cost more than most requests; failures name theirs.
     childLoggerFactory: (logger) => logger,
-    genReqId: () => `${prefix}-${(requests++).toString(36)}`,
+    genReqId: (req) => ownRequestId(req) ?? `${prefix}-${(requests++).toString(36)}`,
     serverFactory: (handler) => createListener(handler as never, options.listener) as never,
     frameworkErrors: frameworkError,
     clientErrorHandler: clientError as never,
@@ -52,6 +56,11 @@ export async function createApp(options: AppOptions): Promise<App> {
     routerOptions: { maxParamLength: 1024 },
     exposeHeadRoutes: false,
   });
+  app.addHook("onRequest", (req, reply, done) => {
+    sayAlways(req, reply);
+    done();
+  });
+  options.calls.attach(app);
   const interceptors = [errorInterceptor(log), validateInterceptor];
   await app.register(rpcPlugin, {
     routes: (router: ConnectRouter) => {
@@ -61,8 +70,12 @@ export async function createApp(options: AppOptions): Promise<App> {
     readMaxBytes: MAX_REQUEST_BYTES,
     shutdownSignal: options.shutdownSignal,
     mend: connectFailure,
+    failed: noteConnectFailure,
     hot: hotRpcs(options, log),
-    contextValues: (req) => createContextValues().set(requestIdKey, req.id),
+    contextValues: (req) =>
+      createContextValues()
+        .set(requestIdKey, req.id)
+        .set(failedKey, (error) => noteFailure(req, error)),
     toConnectError: (error) => toConnectError(toServiceError(error, "")),
   });
   await app.register(operatorPlugin, options.operator);

@@ -15,6 +15,7 @@ import type { FastifyReply, FastifyRequest } from "fastify";
 import { notSerializable } from "../domain/errors.ts";
 import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
 import type { CallContext } from "../services/deadline.ts";
+import { noteFailure } from "./calls.ts";
 import { rpcFailure } from "./interceptors.ts";
 import type { CallLog } from "./log.ts";
 import { type DiscardLimits, RequestBody } from "./request-body.ts";
@@ -75,7 +76,7 @@ export function grpcUnary(
       };
       frame = frameOf(method.output, await (ofBytes?.(request, context) ?? ofMessage(request, context)));
     } catch (error) {
-      failure = rpcFailure(error, req.id, method.name, log);
+      failure = rpcFailure(error, req.id, method.name, log, (known) => noteFailure(req, known));
     } finally {
       clearTimeout(timer);
     }
