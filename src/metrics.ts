@@ -5,10 +5,12 @@ import type { JetStream } from "./jetstream/connection.ts";
 import type { Catalog } from "./log/catalog.ts";
 import type { Survey, SurveyResult } from "./services/survey.ts";
 import type { StreamTraffic, Traffic } from "./services/traffic.ts";
+import type { BodyBudget } from "./transport/body-budget.ts";
 import { type Calls, LATENCY_BOUNDS } from "./transport/calls.ts";
 
 export interface MetricsSources {
   readonly calls: Calls;
+  readonly bodies: BodyBudget;
   readonly traffic: Traffic;
   readonly survey: Survey;
   readonly js: JetStream;
@@ -28,7 +30,7 @@ type Read = () => readonly Value[] | Promise<readonly Value[]>;
 
 /** Registers every metric of the service and of its process. */
 export function createMetrics(sources: MetricsSources): Registry {
-  const { calls, traffic, survey, js, catalog, version } = sources;
+  const { calls, bodies, traffic, survey, js, catalog, version } = sources;
   const registry = new Registry();
   const add = (type: "counter" | "gauge" | "histogram", name: string, help: string, values: Read) =>
     registry.registerMetric({
@@ -50,6 +52,11 @@ export function createMetrics(sources: MetricsSources): Registry {
   );
   add("gauge", "millrace_calls_in_progress", "Calls that have begun and not ended, streams among them.", () =>
     one(calls.inProgress),
+  );
+
+  add("gauge", "millrace_request_in_flight_bytes", "Bytes of request bodies held now.", () => one(bodies.heldBytes));
+  add("counter", "millrace_requests_shed_total", "Requests refused because too many bytes were held.", () =>
+    one(bodies.refused),
   );
 
   const perStream = (name: string, help: string, field: keyof StreamTraffic) =>

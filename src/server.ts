@@ -26,6 +26,7 @@ import { streamService } from "./services/streams.ts";
 import { Survey } from "./services/survey.ts";
 import { Traffic } from "./services/traffic.ts";
 import { type App, createApp } from "./transport/app.ts";
+import { BodyBudget } from "./transport/body-budget.ts";
 import { Calls } from "./transport/calls.ts";
 import { hotCalls } from "./transport/grpc-events.ts";
 import { mount } from "./transport/in-process.ts";
@@ -90,8 +91,10 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
     draining: draining.signal,
   });
   const calls = new Calls();
+  const bodies = new BodyBudget(config.maxInFlightBytes);
   const metrics = createMetrics({
     calls,
+    bodies,
     traffic,
     survey: new Survey(catalog, groups, processing.processors, logger),
     js,
@@ -107,6 +110,8 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
     ],
     operator: { services, version: VERSION, readiness, metrics },
     calls,
+    bodies,
+    corsOrigins: config.corsOrigins,
     hot: hotHandlers(producer, consumer),
     hotGrpc: hotCalls(producer),
     logger,
@@ -133,12 +138,13 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
 }
 
 async function listenerOptions(config: Config): Promise<ListenerOptions> {
-  if (!config.tls) return {};
+  const { maxConnections } = config;
+  if (!config.tls) return { maxConnections };
   const { certFile, keyFile, clientCaFile } = config.tls;
   const [cert, key, clientCa] = await Promise.all([
     readFile(certFile),
     readFile(keyFile),
     clientCaFile === undefined ? undefined : readFile(clientCaFile),
   ]);
-  return { tls: { cert, key, ...(clientCa ? { clientCa } : {}) } };
+  return { maxConnections, tls: { cert, key, ...(clientCa ? { clientCa } : {}) } };
 }

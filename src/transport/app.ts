@@ -1,12 +1,15 @@
 import { randomBytes } from "node:crypto";
 import type { DescMethod } from "@bufbuild/protobuf";
 import { type ConnectRouter, createContextValues } from "@connectrpc/connect";
+import cors from "@fastify/cors";
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from "fastify";
 import type { Logger } from "pino";
 import { ConsumerGroupService } from "../../gen/millrace/v1/consumers_pb.js";
 import { EventService } from "../../gen/millrace/v1/events_pb.js";
 import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
+import type { BodyBudget } from "./body-budget.ts";
 import { type Calls, noteConnectFailure, noteFailure } from "./calls.ts";
+import { corsOptions } from "./cors.ts";
 import { connectFailure, toConnectError, toServiceError } from "./errors.ts";
 import { ownRequestId, sayAlways } from "./every-answer.ts";
 import { type BytesCall, grpcUnary, type HotRpc, type UnaryImplementation } from "./grpc-unary.ts";
@@ -26,6 +29,9 @@ export interface AppOptions {
   readonly hotGrpc: ReadonlyMap<string, BytesCall>;
   /** Counts every call. */
   readonly calls: Calls;
+  readonly bodies: BodyBudget;
+  /** Origins whose pages may call, or `*` alone. */
+  readonly corsOrigins: readonly string[];
   readonly logger: Logger;
   readonly listener: ListenerOptions;
   /** Is aborted when running streams shall end. */
@@ -61,6 +67,8 @@ export async function createApp(options: AppOptions): Promise<App> {
     done();
   });
   options.calls.attach(app);
+  if (options.corsOrigins.length > 0) await app.register(cors, corsOptions(options.corsOrigins));
+  options.bodies.attach(app);
   const interceptors = [errorInterceptor(log), validateInterceptor];
   await app.register(rpcPlugin, {
     routes: (router: ConnectRouter) => {

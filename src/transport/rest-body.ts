@@ -3,6 +3,7 @@ import type { Transform } from "node:stream";
 import { createBrotliDecompress, createGunzip, createInflate, createZstdDecompress } from "node:zlib";
 import { notSerializable, type ServiceError } from "../domain/errors.ts";
 import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
+import { takeBodyBytes } from "./body-budget.ts";
 
 const INFLATERS: Record<string, (() => Transform) | undefined> = {
   gzip: createGunzip,
@@ -51,6 +52,8 @@ function collect(source: NodeJS.ReadableStream, req: IncomingMessage, maxBytes: 
     source.on("data", (chunk: Buffer) => {
       length += chunk.length;
       if (length > maxBytes) return fail(tooLarge(maxBytes));
+      const refusal = takeBodyBytes(req, chunk.length);
+      if (refusal) return fail(refusal);
       chunks.push(chunk);
     });
     source.once("end", () => resolve(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, length)));

@@ -100,6 +100,7 @@ test("no line of the log holds values, keys, headers or credentials; failures ha
     { "x-request-id": "without-storage" },
   );
   expect(gone.status).toBeGreaterThanOrEqual(400);
+  await nats.restart();
   const log = lines.join("");
   for (const text of secrets) expect(log).not.toContain(text);
   const failed = lines.map((line) => JSON.parse(line) as { requestId?: string; code?: string });
