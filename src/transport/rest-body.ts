@@ -47,6 +47,9 @@ function collect(source: NodeJS.ReadableStream, req: IncomingMessage, maxBytes: 
     const fail = (error: ServiceError) => {
       source.removeAllListeners("data");
       req.unpipe();
+      // What is held is let go at once, not when the connection closes; an inflater would otherwise go on.
+      chunks.length = 0;
+      if (source !== req) (source as Transform).destroy();
       reject(error);
     };
     source.on("data", (chunk: Buffer) => {

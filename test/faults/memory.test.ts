@@ -117,7 +117,7 @@ test("bodies that inflate are refused at the bound", { timeout: 120_000 }, async
 
 test("JSON that is nested deep is refused", async () => {
   const before = rss();
-  for (const depth of [65, 10_000, 1_000_000]) {
+  for (const depth of [70, 10_000, 1_000_000]) {
     for (const body of [
       `{"value":${"[".repeat(depth)}${"]".repeat(depth)}}`,
       `${'{"value":'.repeat(depth)}1${"}".repeat(depth)}`,
@@ -140,7 +140,7 @@ test("JSON that is nested deep is refused", async () => {
 test("streams that are opened and reset in haste cost their connection alone", async () => {
   const session = http2.connect(service.url);
   session.on("error", () => {});
-  const over = once(session, "close");
+  const over = new Promise((resolve) => session.once("close", resolve));
   for (let i = 0; i < 5000 && !session.destroyed; i++) {
     const stream = session.request({ ":path": "/healthz" });
     stream.on("error", () => {});
