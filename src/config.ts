@@ -1,5 +1,5 @@
 import { availableParallelism } from "node:os";
-import { DEFAULT_ACK_WAIT_MS, DEFAULT_SESSION_TIMEOUT_MS } from "./domain/limits.ts";
+import { DEFAULT_ACK_WAIT_MS, DEFAULT_SESSION_TIMEOUT_MS, MAX_REQUEST_BYTES } from "./domain/limits.ts";
 import { isLoopback } from "./listen-address.ts";
 
 /** Every setting, from the environment; see the README. */
@@ -99,7 +99,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Config {
     logLevel: oneOf("MILLRACE_LOG_LEVEL", "info", LOG_LEVELS),
     tls: certFile && keyFile ? { certFile, keyFile, clientCaFile: env.MILLRACE_TLS_CLIENT_CA || undefined } : undefined,
     maxConnections: number("MILLRACE_MAX_CONNECTIONS", 10_000, 1, 1_000_000),
-    maxInFlightBytes: number("MILLRACE_MAX_IN_FLIGHT_BYTES", 256 * 1024 * 1024, 1024 * 1024, 2 ** 40),
+    maxInFlightBytes: number("MILLRACE_MAX_IN_FLIGHT_BYTES", 256 * 1024 * 1024, MAX_REQUEST_BYTES, 2 ** 40),
     corsOrigins,
     drainMs: number("MILLRACE_DRAIN_MS", 10_000, 0, 600_000),
   };

@@ -2,6 +2,7 @@ import type { IncomingMessage } from "node:http";
 import type { FastifyInstance } from "fastify";
 import type { ServiceError } from "../domain/errors.ts";
 import { unavailable } from "../domain/errors.ts";
+import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
 
 const budgets = new WeakMap<IncomingMessage, RequestBudget>();
 
@@ -37,6 +38,7 @@ export class BodyBudget {
   /** Requests refused since the process began. */
   refused = 0;
 
+  /** @param maxBytes at least `MAX_REQUEST_BYTES`, or some requests could never be taken. */
   constructor(maxBytes: number) {
     this.maxBytes = maxBytes;
   }
@@ -46,7 +48,9 @@ export class BodyBudget {
     app.addHook("onRequest", (req, reply, done) => {
       if (req.method === "GET" || req.method === "HEAD") return done();
       const declared = Number(req.headers["content-length"] ?? 0);
-      if (this.heldBytes + (declared > 0 ? declared : 1) > this.maxBytes) return done(this.refusal());
+      // A length that no body may have is refused for itself, whatever is held.
+      const least = declared > 0 && declared <= MAX_REQUEST_BYTES ? declared : 1;
+      if (this.heldBytes + least > this.maxBytes) return done(this.refusal());
       const budget = new RequestBudget(this);
       budgets.set(req.raw, budget);
       reply.raw.once("close", () => budget.giveBack());
