@@ -102,7 +102,7 @@ export const comments = {
   "millrace.v1.CreateApiKeyRequest": "A key to make.",
   "millrace.v1.CreateApiKeyRequest.expires_in": "How long it is valid, in milliseconds, at most 100 years; default for ever.",
   "millrace.v1.CreateApiKeyRequest.name": "For people: 1 to 128 bytes. Several keys may have one name.",
-  "millrace.v1.CreateApiKeyRequest.rights": "What its holder may do: `publish:PATTERN`, `consume:PATTERN`, `manage:PATTERN` on streams, `group:PATTERN` on consumer groups, `processors` or `admin`. In a pattern `*` stands for any text. Without a `group:` all groups are allowed.",
+  "millrace.v1.CreateApiKeyRequest.rights": "What its holder may do: `publish:PATTERN`, `consume:PATTERN`, `manage:PATTERN` on streams, `group:PATTERN` on consumer groups, `processors`, `metrics` or `admin`. In a pattern `*` stands for any text. Without a `group:` all groups are allowed.",
   "millrace.v1.CreateApiKeyResponse": "The new key.",
   "millrace.v1.CreateApiKeyResponse.key": "The key.",
   "millrace.v1.CreateApiKeyResponse.secret": "What its holder sends as `Authorization: Bearer SECRET`. It is never shown again.",

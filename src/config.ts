@@ -1,5 +1,5 @@
 import { availableParallelism } from "node:os";
-import { DEFAULT_ACK_WAIT_MS, DEFAULT_SESSION_TIMEOUT_MS } from "./domain/limits.ts";
+import { DEFAULT_ACK_WAIT_MS, DEFAULT_SESSION_TIMEOUT_MS, MAX_REQUEST_BYTES } from "./domain/limits.ts";
 import { loadIdentity } from "./identity-config.ts";
 import { isLoopback } from "./listen-address.ts";
 import type { IdentityOptions } from "./services/identity.ts";
@@ -33,6 +33,12 @@ export interface Config {
     | undefined;
   /** Who may call; undefined: nobody is asked. */
   readonly identity: IdentityOptions | undefined;
+  /** Connections open at once; one more is closed unanswered. */
+  readonly maxConnections: number;
+  /** Bytes of request bodies held at once; what goes beyond is refused as UNAVAILABLE. */
+  readonly maxInFlightBytes: number;
+  /** Origins whose pages may call, or `*` alone; none: no page may. */
+  readonly corsOrigins: readonly string[];
   /** How long running calls may take to end after SIGTERM, in milliseconds. */
   readonly drainMs: number;
 }
@@ -70,6 +76,15 @@ export function loadConfig(env: NodeJS.ProcessEnv): Config {
   for (const url of natsUrl?.split(",") ?? [])
     if (!URL.canParse(url.includes("://") ? url.trim() : `nats://${url.trim()}`))
       faults.push(`NATS_URL holds "${url}", which is no URL`);
+  const corsOrigins = (env.MILLRACE_CORS_ORIGINS ?? "")
+    .split(",")
+    .map((origin) => origin.trim())
+    .filter((origin) => origin !== "");
+  for (const origin of corsOrigins)
+    if (origin !== "*" && !(URL.canParse(origin) && new URL(origin).origin === origin))
+      faults.push(`MILLRACE_CORS_ORIGINS holds "${origin}", which is no origin such as "https://app.example"`);
+  if (corsOrigins.includes("*") && corsOrigins.length > 1)
+    faults.push("MILLRACE_CORS_ORIGINS is either * or a list of origins");
   const certFile = env.MILLRACE_TLS_CERT;
   const keyFile = env.MILLRACE_TLS_KEY;
   if (Boolean(certFile) !== Boolean(keyFile)) faults.push("MILLRACE_TLS_CERT and MILLRACE_TLS_KEY go together");
@@ -89,6 +104,9 @@ export function loadConfig(env: NodeJS.ProcessEnv): Config {
     logLevel: oneOf("MILLRACE_LOG_LEVEL", "info", LOG_LEVELS),
     tls: certFile && keyFile ? { certFile, keyFile, clientCaFile: env.MILLRACE_TLS_CLIENT_CA || undefined } : undefined,
     identity,
+    maxConnections: number("MILLRACE_MAX_CONNECTIONS", 10_000, 1, 1_000_000),
+    maxInFlightBytes: number("MILLRACE_MAX_IN_FLIGHT_BYTES", 256 * 1024 * 1024, MAX_REQUEST_BYTES, 2 ** 40),
+    corsOrigins,
     drainMs: number("MILLRACE_DRAIN_MS", 10_000, 0, 600_000),
   };
   if (faults.length > 0) throw new Error(`settings: ${faults.join("; ")}`);

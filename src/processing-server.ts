@@ -36,8 +36,10 @@ export interface ProcessingOptions {
   readonly draining: AbortSignal;
 }
 
-/** Opens all that has to do with processors, and starts to run them unless this process is a mere gateway. */
-export async function openProcessing(options: ProcessingOptions): Promise<Mounted[]> {
+/** Opens all that has to do with processors, their services among it, and starts to run them unless this process is a mere gateway. */
+export async function openProcessing(
+  options: ProcessingOptions,
+): Promise<{ mounted: Mounted[]; processors: Processors }> {
   const { js, catalog, config, logger, owned, natsUrl, draining } = options;
   const replicas = config.catalogReplicas;
   const runs = config.role !== "gateway";
@@ -67,9 +69,10 @@ export async function openProcessing(options: ProcessingOptions): Promise<Mounte
     ...sideEventCalls(js, processors, draining),
     ...dryRunCalls(dryRuns),
   };
-  return [
+  const mounted = [
     mount(ProcessorService, calls),
     mount(FunctionService, functionService(functions)),
     mount(TableService, tableService(tables)),
   ];
+  return { mounted, processors };
 }

@@ -16,6 +16,7 @@ import { Appender } from "./log/append.ts";
 import { Catalog } from "./log/catalog.ts";
 import { Groups } from "./log/groups.ts";
 import { Tails } from "./log/tail.ts";
+import { createMetrics } from "./metrics.ts";
 import { openProcessing } from "./processing-server.ts";
 import { Consumer } from "./services/consumer.ts";
 import { eventService } from "./services/events.ts";
@@ -26,7 +27,11 @@ import { keyService } from "./services/keys.ts";
 import { Producer } from "./services/producer.ts";
 import { ReadinessProbe } from "./services/readiness.ts";
 import { streamService } from "./services/streams.ts";
-import { createApp } from "./transport/app.ts";
+import { Survey } from "./services/survey.ts";
+import { Traffic } from "./services/traffic.ts";
+import { type App, createApp } from "./transport/app.ts";
+import { BodyBudget } from "./transport/body-budget.ts";
+import { Calls } from "./transport/calls.ts";
 import { hotCalls } from "./transport/grpc-events.ts";
 import { mount } from "./transport/in-process.ts";
 import type { ListenerOptions } from "./transport/listener.ts";
@@ -63,17 +68,27 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
   );
   const keys = owned.use(await ApiKeys.open(js, config.catalogReplicas));
   const draining = new AbortController();
-  const producer = new Producer(js, catalog, appender);
+  const traffic = new Traffic();
+  const producer = new Producer(js, catalog, appender, traffic);
   const tails = new Tails(js, logger);
   owned.defer(() => tails.close());
-  const consumer = new Consumer(js, catalog, groups, tails, draining.signal);
+  const consumer = new Consumer(js, catalog, groups, tails, draining.signal, traffic);
 
   const shutdown = new AbortController();
+  const processing = await openProcessing({
+    js,
+    catalog,
+    natsUrl: url,
+    config,
+    logger,
+    owned,
+    draining: draining.signal,
+  });
   const mounted = [
     mount(StreamService, streamService(js, catalog)),
     mount(EventService, eventService(producer, consumer)),
     mount(ConsumerGroupService, groupService(consumer, catalog, groups)),
-    ...(await openProcessing({ js, catalog, natsUrl: url, config, logger, owned, draining: draining.signal })),
+    ...processing.mounted,
     mount(KeyService, keyService(keys)),
   ];
   const services = mounted.map(({ service }) => service);
@@ -81,14 +96,29 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
     replicas: config.catalogReplicas,
     draining: draining.signal,
   });
-  const app = await createApp({
+  const calls = new Calls();
+  const bodies = new BodyBudget(config.maxInFlightBytes);
+  const metrics = createMetrics({
+    calls,
+    bodies,
+    traffic,
+    survey: new Survey(catalog, groups, processing.processors, logger),
+    js,
+    catalog,
+    server: () => app.server,
+    version: VERSION,
+  });
+  const app: App = await createApp({
     mounted: [
       ...mounted,
       mount(Health, healthService(readiness, services, draining.signal)),
       ...reflectionServices([...services, Health]),
     ],
     identity: new Identity(config.identity, keys),
-    operator: { services, version: VERSION, readiness },
+    operator: { services, version: VERSION, readiness, metrics },
+    calls,
+    bodies,
+    corsOrigins: config.corsOrigins,
     hot: hotHandlers(producer, consumer),
     hotGrpc: hotCalls(producer),
     logger,
@@ -115,12 +145,13 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
 }
 
 async function listenerOptions(config: Config): Promise<ListenerOptions> {
-  if (!config.tls) return {};
+  const { maxConnections } = config;
+  if (!config.tls) return { maxConnections };
   const { certFile, keyFile, clientCaFile } = config.tls;
   const [cert, key, clientCa] = await Promise.all([
     readFile(certFile),
     readFile(keyFile),
     clientCaFile === undefined ? undefined : readFile(clientCaFile),
   ]);
-  return { tls: { cert, key, ...(clientCa ? { clientCa } : {}) } };
+  return { maxConnections, tls: { cert, key, ...(clientCa ? { clientCa } : {}) } };
 }

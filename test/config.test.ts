@@ -18,6 +18,9 @@ describe("loadConfig", () => {
       functionsDir: undefined,
       logLevel: "info",
       tls: undefined,
+      maxConnections: 10_000,
+      maxInFlightBytes: 256 * 1024 * 1024,
+      corsOrigins: [],
       drainMs: 10_000,
     });
   });
@@ -53,6 +56,9 @@ describe("loadConfig", () => {
       functionsDir: undefined,
       logLevel: "silent",
       tls: { certFile: "cert.pem", keyFile: "key.pem", clientCaFile: "ca.pem" },
+      maxConnections: 10_000,
+      maxInFlightBytes: 256 * 1024 * 1024,
+      corsOrigins: [],
       drainMs: 0,
     });
   });

@@ -2,6 +2,8 @@
 export interface Rights {
   readonly isAdmin: boolean;
   readonly processors: boolean;
+  /** Reading the service's figures. */
+  readonly metrics: boolean;
   publish(stream: string): boolean;
   consume(stream: string): boolean;
   manage(stream: string): boolean;
@@ -13,7 +15,7 @@ export interface Rights {
 export type StreamRight = "publish" | "consume" | "manage";
 
 const STREAM_RIGHTS: readonly StreamRight[] = ["publish", "consume", "manage"];
-const GRANT = /^(?:admin|processors|(publish|consume|manage|group):([^\u0000-\u001f\u007f-\u009f]+))$/s;
+const GRANT = /^(?:admin|processors|metrics|(publish|consume|manage|group):([^\u0000-\u001f\u007f-\u009f]+))$/s;
 /** Characters of one pattern. */
 const MAX_PATTERN = 256;
 
@@ -21,7 +23,7 @@ const MAX_PATTERN = 256;
 export function rightFault(text: string): string | undefined {
   const match = GRANT.exec(text);
   if (!match || !text.isWellFormed())
-    return "must be admin, processors, or publish:, consume:, manage: or group: with a pattern";
+    return "must be admin, processors, metrics, or publish:, consume:, manage: or group: with a pattern";
   return (match[2]?.length ?? 0) > MAX_PATTERN ? `a pattern must be at most ${MAX_PATTERN} characters` : undefined;
 }
 
@@ -39,6 +41,7 @@ export function rightsOf(texts: readonly string[]): Rights {
   return {
     isAdmin,
     processors: isAdmin || good.includes("processors"),
+    metrics: isAdmin || good.includes("metrics"),
     publish: on("publish"),
     consume: on("consume"),
     manage: on("manage"),

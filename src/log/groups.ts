@@ -160,6 +160,12 @@ export class Groups implements AsyncDisposable {
     return [...found.values()].filter(({ deleting }) => !deleting);
   }
 
+  /** By partition, the first offset that a group is not done with, from its stored commits; one without is left out. */
+  async committed(group: string, streamId: string, deadline: Deadline): Promise<Map<number, number>> {
+    const found = await this.#offsets.list(`${encodeToken(group)}.${streamId}.*`, deadline);
+    return new Map([...found].map(([key, { resume }]) => [Number(key.split(".").at(-1)), resume]));
+  }
+
   /**
    * Removes a group from a stream with all that it keeps. Every gateway is told first, so that no poll or stream which
    * is open brings any of it back.

@@ -28,6 +28,7 @@ import { type ReadResult, readPartition, type StartOffset } from "../log/read.ts
 import { SoloSource } from "../log/solo-source.ts";
 import { type Delivery, type Source, subscribe, Wake } from "../log/subscribe.ts";
 import type { Tails } from "../log/tail.ts";
+import type { Traffic } from "./traffic.ts";
 
 type Filter = (event: StoredEvent) => boolean;
 
@@ -41,15 +42,17 @@ export class Consumer {
   readonly #groups: Groups;
   readonly #tails: Tails;
   readonly #draining: AbortSignal;
+  readonly #traffic: Traffic;
   readonly #filters = new Map<string, Filter>();
 
   /** @param draining ends the waits of polls and the subscriptions, when the gateway is to stop. */
-  constructor(js: JetStream, catalog: Catalog, groups: Groups, tails: Tails, draining: AbortSignal) {
+  constructor(js: JetStream, catalog: Catalog, groups: Groups, tails: Tails, draining: AbortSignal, traffic: Traffic) {
     this.#js = js;
     this.#catalog = catalog;
     this.#groups = groups;
     this.#tails = tails;
     this.#draining = draining;
+    this.#traffic = traffic;
   }
 
   /**
@@ -70,7 +73,7 @@ export class Consumer {
       { start: start === "latest" ? "latest" : "earliest" },
       deadline,
     );
-    return poll(this.#catalog, this.#groups, group, {
+    const result = await poll(this.#catalog, this.#groups, group, {
       reader: {
         ...(request.consumerId === undefined ? {} : { member: { id: request.consumerId } }),
         ...(request.partition.length > 0 ? { partitions: request.partition } : {}),
@@ -85,6 +88,8 @@ export class Consumer {
       signal,
       draining: this.#draining,
     });
+    this.#traffic.delivered(stream.name, result.events);
+    return result;
   }
 
   /**
@@ -107,7 +112,7 @@ export class Consumer {
             deadline,
           })
         : await this.#groupSource(request.consumerGroup, request, stream, partitions, wake, deadline);
-    yield* subscribe(this.#catalog, stream, source, wake, {
+    const deliveries = subscribe(this.#catalog, stream, source, wake, {
       filter,
       limit: request.limit ?? DEFAULT_SUBSCRIBE_LIMIT,
       maxBytes: request.maxBytes ?? DEFAULT_SUBSCRIBE_BYTES,
@@ -115,6 +120,16 @@ export class Consumer {
       signal,
       draining: this.#draining,
     });
+    const kind = request.consumerGroup === undefined ? "soloSubscriptions" : "groupSubscriptions";
+    this.#traffic[kind]++;
+    try {
+      for await (const delivery of deliveries) {
+        this.#traffic.delivered(stream.name, delivery.events);
+        yield delivery;
+      }
+    } finally {
+      this.#traffic[kind]--;
+    }
   }
 
   async #groupSource(
@@ -147,7 +162,7 @@ export class Consumer {
     const from = parseOffset(request.offset);
     const filter = this.#filter(request.filter);
     const stream = await this.#catalog.find(request.streamName, deadline);
-    return readPartition(this.#js, stream, request.partition, {
+    const result = await readPartition(this.#js, stream, request.partition, {
       from,
       limit: request.limit ?? DEFAULT_POLL_LIMIT,
       maxBytes: request.maxBytes ?? DEFAULT_POLL_BYTES,
@@ -155,6 +170,8 @@ export class Consumer {
       deadline,
       signal,
     });
+    this.#traffic.delivered(stream.name, result.events);
+    return result;
   }
 
   /** Stores what a group has processed. @throws ServiceError. */

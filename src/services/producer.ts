@@ -7,6 +7,7 @@ import type { JetStream } from "../jetstream/connection.ts";
 import type { Appender, AppendOptions, Outcome } from "../log/append.ts";
 import { appendAtomic } from "../log/atomic.ts";
 import type { Catalog, StreamRecord } from "../log/catalog.ts";
+import type { Traffic } from "./traffic.ts";
 
 export interface BatchRequest {
   readonly events: readonly (EventFields | RefusedEvent)[];
@@ -29,11 +30,13 @@ export class Producer {
   readonly #js: JetStream;
   readonly #catalog: Catalog;
   readonly #appender: Appender;
+  readonly #traffic: Traffic;
 
-  constructor(js: JetStream, catalog: Catalog, appender: Appender) {
+  constructor(js: JetStream, catalog: Catalog, appender: Appender, traffic: Traffic) {
     this.#js = js;
     this.#catalog = catalog;
     this.#appender = appender;
+    this.#traffic = traffic;
   }
 
   /** Stores one event. @throws ServiceError. */
@@ -46,7 +49,9 @@ export class Producer {
     const event = newEvent(identified(fields, idempotencyKey));
     const stream = await this.#stream(streamName, deadline);
     try {
-      return await this.#appender.append(stream, event, { deadline });
+      const ack = await this.#appender.append(stream, event, { deadline });
+      this.#traffic.published(streamName, 1, event.payload.length);
+      return ack;
     } catch (error) {
       throw await this.#gone(stream, error, deadline);
     }
@@ -65,7 +70,13 @@ export class Producer {
       ? await appendAtomic(this.#js, this.#appender, stream, checked, options)
       : await this.#appender.appendAll(stream, checked, options);
     let successCount = 0;
-    for (const outcome of outcomes) if (!("error" in outcome)) successCount++;
+    let bytes = 0;
+    for (const [index, outcome] of outcomes.entries()) {
+      if ("error" in outcome) continue;
+      successCount++;
+      bytes += (checked[index] as NewEvent).payload.length;
+    }
+    if (successCount > 0) this.#traffic.published(streamName, successCount, bytes);
     return { batchId: `batch_${randomBytes(9).toString("base64url")}`, successCount, outcomes };
   }
 

@@ -4,10 +4,11 @@ import type { DescMethod } from "@bufbuild/protobuf";
 import type { Interceptor } from "@connectrpc/connect";
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import { EventService } from "../../gen/millrace/v1/events_pb.js";
-import { ANYONE, type Principal, whileValid } from "../domain/principal.ts";
+import { ANYONE, type Principal, permissionDenied, whileValid } from "../domain/principal.ts";
 import { authorize, authorizeMethod, isOpenService, type Named, principalKey } from "../services/access.ts";
 import type { Identity } from "../services/identity.ts";
 import type { Mounted } from "./in-process.ts";
+import { METRICS_PATH, OPERATOR_PATHS } from "./operator.ts";
 import { restRoutes } from "./rest-routes.ts";
 
 const principals = new WeakMap<object, Principal>();
@@ -15,13 +16,8 @@ const principals = new WeakMap<object, Principal>();
 /** Who makes a request. */
 export const principalOf = (req: FastifyRequest): Principal => principals.get(req) ?? ANYONE;
 
-/** Asks every caller who it is, but on `openPaths` and the services that are open. Register it before what answers. */
-export function askCallers(
-  app: FastifyInstance,
-  identity: Identity,
-  mounted: readonly Mounted[],
-  openPaths: readonly string[],
-): void {
+/** Asks every caller who it is, but on the operator's paths and the services that are open. Register it before what answers. */
+export function askCallers(app: FastifyInstance, identity: Identity, mounted: readonly Mounted[]): void {
   if (!identity.isOn) return;
   const methods = new Map<string, DescMethod>();
   for (const { service } of mounted) {
@@ -31,9 +27,12 @@ export function askCallers(
   app.addHook("onRequest", (req, _reply, done) => {
     const url = req.routeOptions.url ?? "";
     const method = methods.get(url) ?? methods.get(`${req.method} ${url}`);
-    if (openPaths.includes(url) || (method && isOpenService(method.parent.typeName))) return done();
+    if ((OPERATOR_PATHS.includes(url) && url !== METRICS_PATH) || (method && isOpenService(method.parent.typeName)))
+      return done();
     const admit = (principal: Principal) => {
       if (method) authorizeMethod(method, principal);
+      if (url === METRICS_PATH && !principal.rights.metrics)
+        throw permissionDenied("you have no right to read metrics");
       principals.set(req, principal);
       done();
     };

@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import type { DescMethod } from "@bufbuild/protobuf";
 import { type ConnectRouter, createContextValues } from "@connectrpc/connect";
+import cors from "@fastify/cors";
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from "fastify";
 import type { Logger } from "pino";
 import { ConsumerGroupService } from "../../gen/millrace/v1/consumers_pb.js";
@@ -9,10 +10,14 @@ import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
 import { principalKey } from "../services/access.ts";
 import type { Identity } from "../services/identity.ts";
 import { accessInterceptor, askCallers, principalOf } from "./access.ts";
+import type { BodyBudget } from "./body-budget.ts";
+import { type Calls, noteConnectFailure, noteFailure } from "./calls.ts";
+import { corsOptions } from "./cors.ts";
 import { connectFailure, toConnectError, toServiceError } from "./errors.ts";
+import { ownRequestId, sayAlways } from "./every-answer.ts";
 import { type BytesCall, grpcUnary, type HotRpc, type UnaryImplementation } from "./grpc-unary.ts";
 import type { Mounted } from "./in-process.ts";
-import { errorInterceptor, requestIdKey } from "./interceptors.ts";
+import { errorInterceptor, failedKey, requestIdKey } from "./interceptors.ts";
 import { createListener, type ListenerOptions, type OnePortServer } from "./listener.ts";
 import { type CallLog, createCallLog } from "./log.ts";
 import { OPERATOR_PATHS, type OperatorOptions, operatorPlugin } from "./operator.ts";
@@ -25,6 +30,11 @@ export interface AppOptions {
   readonly hot: ReadonlyMap<string, HotHandler>;
   /** By the name of an RPC of {@link HOT_SERVICES}. */
   readonly hotGrpc: ReadonlyMap<string, BytesCall>;
+  /** Counts every call. */
+  readonly calls: Calls;
+  readonly bodies: BodyBudget;
+  /** Origins whose pages may call, or `*` alone. */
+  readonly corsOrigins: readonly string[];
   readonly logger: Logger;
   readonly listener: ListenerOptions;
   /** Is aborted when running streams shall end. */
@@ -48,7 +58,7 @@ export async function createApp(options: AppOptions): Promise<App> {
     logController: new LogController({ disableRequestLogging: true }),
     // A logger of its own for every request would cost more than most requests; failures name theirs.
     childLoggerFactory: (logger) => logger,
-    genReqId: () => `${prefix}-${(requests++).toString(36)}`,
+    genReqId: (req) => ownRequestId(req) ?? `${prefix}-${(requests++).toString(36)}`,
     serverFactory: (handler) => createListener(handler as never, options.listener) as never,
     frameworkErrors: frameworkError,
     clientErrorHandler: clientError as never,
@@ -57,7 +67,14 @@ export async function createApp(options: AppOptions): Promise<App> {
     routerOptions: { maxParamLength: 1024 },
     exposeHeadRoutes: false,
   });
-  askCallers(app as unknown as FastifyInstance, options.identity, options.mounted, OPERATOR_PATHS);
+  app.addHook("onRequest", (req, reply, done) => {
+    sayAlways(req, reply);
+    done();
+  });
+  options.calls.attach(app);
+  if (options.corsOrigins.length > 0) await app.register(cors, corsOptions(options.corsOrigins));
+  askCallers(app as unknown as FastifyInstance, options.identity, options.mounted);
+  options.bodies.attach(app);
   const interceptors = [errorInterceptor(log), accessInterceptor, validateInterceptor];
   await app.register(rpcPlugin, {
     routes: (router: ConnectRouter) => {
@@ -67,8 +84,13 @@ export async function createApp(options: AppOptions): Promise<App> {
     readMaxBytes: MAX_REQUEST_BYTES,
     shutdownSignal: options.shutdownSignal,
     mend: connectFailure,
+    failed: noteConnectFailure,
     hot: hotRpcs(options, log),
-    contextValues: (req) => createContextValues().set(requestIdKey, req.id).set(principalKey, principalOf(req)),
+    contextValues: (req) =>
+      createContextValues()
+        .set(requestIdKey, req.id)
+        .set(principalKey, principalOf(req))
+        .set(failedKey, (error) => noteFailure(req, error)),
     toConnectError: (error) => toConnectError(toServiceError(error, "")),
   });
   await app.register(operatorPlugin, options.operator);

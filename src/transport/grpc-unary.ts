@@ -18,6 +18,7 @@ import type { Principal } from "../domain/principal.ts";
 import { authorize, type Named } from "../services/access.ts";
 import type { CallContext } from "../services/deadline.ts";
 import { principalOf } from "./access.ts";
+import { noteFailure } from "./calls.ts";
 import { rpcFailure } from "./interceptors.ts";
 import type { CallLog } from "./log.ts";
 import { type DiscardLimits, RequestBody } from "./request-body.ts";
@@ -86,7 +87,7 @@ export function grpcUnary(
         await (ofBytes?.(request, context, principal) ?? ofMessage(request, context, principal)),
       );
     } catch (error) {
-      failure = rpcFailure(error, req.id, method.name, log);
+      failure = rpcFailure(error, req.id, method.name, log, (known) => noteFailure(req, known));
     } finally {
       clearTimeout(timer);
     }

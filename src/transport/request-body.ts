@@ -2,6 +2,8 @@
 import type { IncomingMessage } from "node:http";
 import { constants, Http2ServerRequest } from "node:http2";
 import { Code, ConnectError } from "@connectrpc/connect";
+import { takeBodyBytes } from "./body-budget.ts";
+import { toConnectError } from "./errors.ts";
 
 const gone = new ConnectError("the caller went away", Code.Canceled);
 const END = { done: true, value: undefined } as const;
@@ -100,8 +102,12 @@ export class RequestBody implements AsyncIterableIterator<Uint8Array> {
     if (this.#over) return END;
     const req = this.#req;
     const chunk = req.read() as Buffer | null;
-    if (chunk !== null) return { done: false, value: chunk };
-    if (req.aborted || req.errored || isReset(req)) this.#failure = gone;
+    if (chunk !== null) {
+      // What a stream sends is taken as it comes, and flow control bounds it.
+      const refusal = this.#timeoutMs > 0 ? takeBodyBytes(req, chunk.length) : undefined;
+      if (!refusal) return { done: false, value: chunk };
+      this.#failure = toConnectError(refusal);
+    } else if (req.aborted || req.errored || isReset(req)) this.#failure = gone;
     else if (req.readableEnded) this.#over = true;
     else if (req.destroyed || req.closed) this.#failure = gone;
     else return undefined;

@@ -3,6 +3,7 @@ import type { Transform } from "node:stream";
 import { createBrotliDecompress, createGunzip, createInflate, createZstdDecompress } from "node:zlib";
 import { notSerializable, type ServiceError } from "../domain/errors.ts";
 import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
+import { takeBodyBytes } from "./body-budget.ts";
 
 const INFLATERS: Record<string, (() => Transform) | undefined> = {
   gzip: createGunzip,
@@ -46,11 +47,16 @@ function collect(source: NodeJS.ReadableStream, req: IncomingMessage, maxBytes: 
     const fail = (error: ServiceError) => {
       source.removeAllListeners("data");
       req.unpipe();
+      // What is held is let go at once, not when the connection closes; an inflater would otherwise go on.
+      chunks.length = 0;
+      if (source !== req) (source as Transform).destroy();
       reject(error);
     };
     source.on("data", (chunk: Buffer) => {
       length += chunk.length;
       if (length > maxBytes) return fail(tooLarge(maxBytes));
+      const refusal = takeBodyBytes(req, chunk.length);
+      if (refusal) return fail(refusal);
       chunks.push(chunk);
     });
     source.once("end", () => resolve(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, length)));

@@ -9,7 +9,9 @@ import { principalKey } from "../services/access.ts";
 import { createdKey } from "../services/streams.ts";
 import { principalOf } from "./access.ts";
 import { wasAnswered } from "./answered.ts";
+import { noteFailure } from "./calls.ts";
 import { restErrorBody, restErrorHeaders, toServiceError } from "./errors.ts";
+import { sayAlways } from "./every-answer.ts";
 import { inProcess, type Mounted } from "./in-process.ts";
 import { requestIdKey } from "./interceptors.ts";
 import type { CallLog } from "./log.ts";
@@ -62,6 +64,7 @@ export async function restPlugin(app: FastifyInstance, options: RestOptions): Pr
       method: route.httpMethod,
       url: route.path,
       exposeHeadRoute: false,
+      config: { rpc: route.method },
       handler: async (req, reply) => {
         if (hot)
           return hot(
@@ -99,11 +102,8 @@ export async function restPlugin(app: FastifyInstance, options: RestOptions): Pr
 }
 
 /** What Fastify's router refuses before any handler, such as a path that is not URL-encoded. */
-export function frameworkError(
-  error: Error & { statusCode?: number },
-  _req: FastifyRequest,
-  reply: FastifyReply,
-): void {
+export function frameworkError(error: Error & { statusCode?: number }, req: FastifyRequest, reply: FastifyReply): void {
+  sayAlways(req, reply);
   void sendError(reply, invalidArgument("path", error.message));
 }
 
@@ -123,6 +123,7 @@ export function clientError(error: NodeJS.ErrnoException, socket: Socket): void 
 
 /** A failure as REST's answer. */
 export function sendError(reply: FastifyReply, failure: ServiceError): FastifyReply {
+  noteFailure(reply.request, failure);
   // A caller that sends all before it reads would never see an answer given before.
   new RequestBody(reply.request.raw).discard(AFTER_ANSWER);
   return reply
@@ -135,6 +136,7 @@ export function sendError(reply: FastifyReply, failure: ServiceError): FastifyRe
 function failureOf(error: unknown, req: FastifyRequest, log: CallLog): ServiceError {
   const failure = toServiceError(ofFastify(error), req.id);
   log.failed(`${req.method} ${req.routeOptions.url ?? ""}`, req.id, failure);
+  noteFailure(req, failure);
   return failure;
 }
 

@@ -39,6 +39,8 @@ export interface RpcPluginOptions extends ConnectRouterOptions {
   mend?: Mend;
   /** Answers in place of Connect, by the RPC's path. */
   hot?: ReadonlyMap<string, HotRpc>;
+  /** Is told of failures that no interceptor sees. */
+  failed?: (req: FastifyRequest, error: ConnectError) => void;
   /** Form of what a Fastify hook throws before the call begins. Default: the code that fits its `statusCode`. */
   toConnectError?: (error: unknown) => ConnectError;
 }
@@ -58,6 +60,7 @@ export async function rpcPlugin(app: FastifyInstance, options: RpcPluginOptions)
     contextValues,
     hot,
     mend,
+    failed = () => {},
     ...routerOptions
   } = options;
   const toConnectError = options.toConnectError ?? connectErrorOf;
@@ -74,6 +77,7 @@ export async function rpcPlugin(app: FastifyInstance, options: RpcPluginOptions)
 
   app.setErrorHandler((error, req, reply) => {
     const known = toConnectError(error);
+    failed(req, known);
     const status = (error as { statusCode?: number }).statusCode;
     reply.hijack();
     const body = new RequestBody(req.raw);
@@ -83,7 +87,7 @@ export async function rpcPlugin(app: FastifyInstance, options: RpcPluginOptions)
   for (const handler of router.handlers) {
     const isStream = handler.method.methodKind === "client_streaming" || handler.method.methodKind === "bidi_streaming";
     const hotRpc = hot?.get(handler.requestPath);
-    app.all(handler.requestPath, async (req, reply) => {
+    app.all(handler.requestPath, { config: { rpc: handler.method } }, async (req, reply) => {
       const answered = hotRpc?.(req, reply, afterAnswer);
       if (answered) return answered;
       reply.hijack();
@@ -93,11 +97,20 @@ export async function rpcPlugin(app: FastifyInstance, options: RpcPluginOptions)
         const request = universalRequest(req, body, call.signal, contextValues?.(req));
         const own = await handler(request);
         const answer = own.body ? own : refused(handler, req, own.status);
-        await write(reply, mend ? await mended(answer, mend) : answer, call, body, afterAnswer);
+        if (answer !== own) failed(req, new ConnectError(`HTTP ${own.status}`, codeOfStatus(own.status)));
+        const noted: Mend | undefined =
+          mend &&
+          ((code, message) => {
+            const better = mend(code, message);
+            failed(req, better);
+            return better;
+          });
+        await write(reply, noted ? await mended(answer, noted) : answer, call, body, afterAnswer);
       } catch (error) {
         if (call.signal.aborted) return;
         req.log.error({ err: error, rpc: handler.requestPath, requestId: req.id }, "rpc failed");
         const internal = new ConnectError("internal error", Code.Internal);
+        failed(req, internal);
         if (reply.raw.headersSent) reply.raw.destroy();
         else await write(reply, refusal(req.headers["content-type"], internal), call, body, afterAnswer);
       }
@@ -108,6 +121,7 @@ export async function rpcPlugin(app: FastifyInstance, options: RpcPluginOptions)
     reply.hijack();
     const path = req.url.split("?", 1)[0];
     const unknown = new ConnectError(`no such method: ${path}`, Code.Unimplemented);
+    failed(req, unknown);
     const body = new RequestBody(req.raw);
     await write(reply, refusal(req.headers["content-type"], unknown, 404), new Call(reply.raw), body, afterAnswer);
   });

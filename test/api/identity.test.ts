@@ -53,6 +53,14 @@ describe.each(protocols)("identity over $name", ({ connect, isRest }) => {
         expect(await failureOf(call())).toMatchObject({ code: 1106, httpOrGrpcStatus: isRest ? 403 : 7 });
   });
 
+  test("the service's figures need a right", async () => {
+    const get = (key?: string) =>
+      rawRequest(service.url, "GET", "/metrics", undefined, key === undefined ? {} : bearer(key).headers);
+    expect((await get()).status).toBe(401);
+    expect((await get((await newKey("consume:*")).secret)).status).toBe(403);
+    expect((await get((await newKey("metrics")).secret)).status).toBe(200);
+  });
+
   test("a refusal comes before validation", async () => {
     const { secret } = await newKey("consume:own-*");
     expect(await failureOf(open().publish("?", {}, bearer(secret)))).toMatchObject({ code: 1106 });

@@ -74,7 +74,7 @@ export declare type CreateApiKeyRequest = Message<"millrace.v1.CreateApiKeyReque
 
   /**
    * What its holder may do: `publish:PATTERN`, `consume:PATTERN`, `manage:PATTERN` on streams, `group:PATTERN` on consumer
-   * groups, `processors` or `admin`. In a pattern `*` stands for any text. Without a `group:` all groups are allowed.
+   * groups, `processors`, `metrics` or `admin`. In a pattern `*` stands for any text. Without a `group:` all groups are allowed.
    *
    * @generated from field: repeated string rights = 2;
    */

@@ -65,6 +65,9 @@ export const operatorPaths: Readonly<Record<string, Readonly<Record<string, Oper
     200: json("It can serve.", readiness),
     503: json("It can't serve now.", readiness),
   }),
+  "/metrics": operation("metrics", "Figures of the service for Prometheus", {
+    200: text("Prometheus' text format.", "text/plain"),
+  }),
   "/openapi.json": operation("openapi", "This document", { 200: json("OpenAPI 3.1.", { type: "object" }) }),
   "/docs": operation("docs", "The API reference for people", { 200: text("A page.", "text/html") }),
 };

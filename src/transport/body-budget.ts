@@ -1,0 +1,70 @@
+import type { IncomingMessage } from "node:http";
+import type { FastifyInstance } from "fastify";
+import type { ServiceError } from "../domain/errors.ts";
+import { unavailable } from "../domain/errors.ts";
+import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
+
+const budgets = new WeakMap<IncomingMessage, RequestBudget>();
+
+/** What one request holds of a {@link BodyBudget}. */
+class RequestBudget {
+  readonly #of: BodyBudget;
+  #bytes = 0;
+
+  constructor(of: BodyBudget) {
+    this.#of = of;
+  }
+
+  take(bytes: number): ServiceError | undefined {
+    if (this.#of.heldBytes + bytes > this.#of.maxBytes) return this.#of.refusal();
+    this.#bytes += bytes;
+    this.#of.heldBytes += bytes;
+    return undefined;
+  }
+
+  giveBack(): void {
+    this.#of.heldBytes -= this.#bytes;
+    this.#bytes = 0;
+  }
+}
+
+/**
+ * Bounds the bytes of request bodies that the service holds at once, from when they are read until the answer is out. What
+ * goes beyond is refused as UNAVAILABLE while there still is memory to say so.
+ */
+export class BodyBudget {
+  readonly maxBytes: number;
+  heldBytes = 0;
+  /** Requests refused since the process began. */
+  refused = 0;
+
+  /** @param maxBytes at least `MAX_REQUEST_BYTES`, or some requests could never be taken. */
+  constructor(maxBytes: number) {
+    this.maxBytes = maxBytes;
+  }
+
+  /** Follows every request of `app` that may have a body; one that says its length is refused before it is read. */
+  attach(app: FastifyInstance): void {
+    app.addHook("onRequest", (req, reply, done) => {
+      if (req.method === "GET" || req.method === "HEAD") return done();
+      const declared = Number(req.headers["content-length"] ?? 0);
+      // A length that no body may have is refused for itself, whatever is held.
+      const least = declared > 0 && declared <= MAX_REQUEST_BYTES ? declared : 1;
+      if (this.heldBytes + least > this.maxBytes) return done(this.refusal());
+      const budget = new RequestBudget(this);
+      budgets.set(req.raw, budget);
+      reply.raw.once("close", () => budget.giveBack());
+      done();
+    });
+  }
+
+  refusal(): ServiceError {
+    this.refused++;
+    return unavailable("the service holds as many requests as it may; try again");
+  }
+}
+
+/** Counts bytes of a body that are kept. @returns why they must not be, if so. */
+export function takeBodyBytes(req: IncomingMessage, bytes: number): ServiceError | undefined {
+  return budgets.get(req)?.take(bytes);
+}

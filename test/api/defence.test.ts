@@ -1,0 +1,98 @@
+import * as http from "node:http";
+import { describe, expect, onTestFinished, test } from "vitest";
+import { loadConfig } from "../../src/config.ts";
+import { failureOf, protocols, rawRequest } from "../support/clients.ts";
+import { freshName, startService, useService } from "../support/service.ts";
+import { eventually } from "../support/wait.ts";
+
+const BOUND = 32 * 1024 * 1024;
+const ORIGIN = "https://app.example";
+const service = useService({ MILLRACE_MAX_IN_FLIGHT_BYTES: String(BOUND), MILLRACE_CORS_ORIGINS: ORIGIN });
+const RPC = "/millrace.v1.StreamService/GetStream";
+
+const held = async () =>
+  Number(/^millrace_request_in_flight_bytes (\d+)$/m.exec((await rawRequest(service.url, "GET", "/metrics")).text)![1]);
+
+/** A request that has sent all but the end of its body. */
+function halfSent(bytes: number): http.ClientRequest {
+  const path = "/api/v1/streams/absent/events";
+  const request = http.request(service.url + path, { method: "POST", headers: { "content-type": "application/json" } });
+  request.on("error", () => {});
+  request.write(Buffer.alloc(bytes, " "));
+  return request;
+}
+
+describe.each(protocols)("over $name", ({ connect }) => {
+  test("what would be held beyond the bound is refused as UNAVAILABLE, and taken again later", async () => {
+    await using api = connect(service.url);
+    const stream = freshName();
+    await api.createStream({ name: stream });
+    const holder = halfSent(BOUND - 1000);
+    onTestFinished(() => void holder.destroy());
+    await eventually("the bytes are held", async () => (await held()) > BOUND - 3000);
+    const failure = await failureOf(api.publish(stream, { value: "x".repeat(5000) }));
+    expect(failure).toMatchObject({ code: 1107, retryAfterMs: 1000 });
+    holder.destroy();
+    await eventually("they are no longer", async () => (await held()) === 0);
+    expect(await api.publish(stream, { value: "x".repeat(5000) })).toMatchObject({ status: "published" });
+  });
+});
+
+test.each([
+  ["REST", "/api/v1/streams"],
+  ["an RPC", RPC],
+])("a page of a listed origin may call %s, and read what clients need", async (_name, path) => {
+  const preflight = await rawRequest(service.url, "OPTIONS", path, undefined, {
+    origin: ORIGIN,
+    "access-control-request-method": "POST",
+    "access-control-request-headers": "connect-protocol-version,x-grpc-web",
+  });
+  expect(preflight.status).toBe(204);
+  expect(preflight.headers["access-control-allow-origin"]).toBe(ORIGIN);
+  expect(preflight.headers["access-control-allow-methods"]).toContain("POST");
+  for (const header of ["connect-protocol-version", "x-grpc-web", "grpc-timeout", "idempotency-key", "authorization"])
+    expect(preflight.headers["access-control-allow-headers"]!.toLowerCase()).toContain(header);
+  const answer = await rawRequest(service.url, "POST", path, { name: freshName() }, { origin: ORIGIN });
+  expect(answer.headers["access-control-allow-origin"]).toBe(ORIGIN);
+  for (const header of ["grpc-status", "grpc-status-details-bin", "x-request-id", "retry-after"])
+    expect(answer.headers["access-control-expose-headers"]!.toLowerCase()).toContain(header);
+  const other = await rawRequest(service.url, "POST", path, { name: freshName() }, { origin: "https://evil.example" });
+  expect(other.headers["access-control-allow-origin"]).toBeUndefined();
+});
+
+test("without the setting no origin is named", async () => {
+  await using own = await startService(service.nats.url);
+  for (const path of ["/api/v1/streams", RPC]) {
+    const answer = await rawRequest(own.url, "POST", path, {}, { origin: ORIGIN });
+    for (const name of Object.keys(answer.headers)) expect(name).not.toMatch(/^access-control-/);
+  }
+});
+
+test("the documentation's page loads nothing", async () => {
+  const { headers } = await rawRequest(service.url, "GET", "/docs");
+  expect(headers["content-security-policy"]).toContain("default-src 'none'");
+  expect(headers["x-content-type-options"]).toBe("nosniff");
+});
+
+test.each(["app.example", "https://app.example/", "https://app.example/a", "*,https://app.example", "null"])(
+  "MILLRACE_CORS_ORIGINS=%s is refused",
+  (origins) => {
+    expect(() => loadConfig({ MILLRACE_CORS_ORIGINS: origins })).toThrow("MILLRACE_CORS_ORIGINS");
+  },
+);
+
+test("no more connections than allowed", async () => {
+  await using own = await startService(service.nats.url, { MILLRACE_MAX_CONNECTIONS: "2" });
+  const agent = new http.Agent({ keepAlive: true });
+  onTestFinished(() => agent.destroy());
+  const get = () =>
+    new Promise<string>((resolve) => {
+      const request = http.get(`${own.url}/healthz`, { agent }, (answer) => {
+        answer.resume();
+        answer.once("end", () => resolve("answered"));
+      });
+      request.once("error", () => resolve("refused"));
+    });
+  const outcomes = await Promise.all([get(), get(), get(), get()]);
+  expect(outcomes.sort()).toEqual(["answered", "answered", "refused", "refused"]);
+});
