@@ -21,7 +21,7 @@ import { errorInterceptor, failedKey, requestIdKey } from "./interceptors.ts";
 import { createListener, type ListenerOptions, type OnePortServer } from "./listener.ts";
 import { type CallLog, createCallLog } from "./log.ts";
 import { OPERATOR_PATHS, type OperatorOptions, operatorPlugin } from "./operator.ts";
-import { clientError, frameworkError, type HotHandler, restPlugin } from "./rest.ts";
+import { answerFailure, clientError, frameworkError, type HotHandler, restPlugin } from "./rest.ts";
 import { rpcPlugin } from "./rpc.ts";
 import { validateInterceptor } from "./validation.ts";
 
@@ -71,6 +71,7 @@ export async function createApp(options: AppOptions): Promise<App> {
     sayAlways(req, reply);
     done();
   });
+  app.setErrorHandler(answerFailure(log));
   options.calls.attach(app);
   if (options.corsOrigins.length > 0) await app.register(cors, corsOptions(options.corsOrigins));
   askCallers(app as unknown as FastifyInstance, options.identity, options.mounted);

@@ -133,6 +133,12 @@ export function sendError(reply: FastifyReply, failure: ServiceError): FastifyRe
     .send(JSON.stringify(restErrorBody(failure)));
 }
 
+/** Answers what a route or a hook has thrown, in REST's form. */
+export const answerFailure =
+  (log: CallLog) =>
+  (error: unknown, req: FastifyRequest, reply: FastifyReply): FastifyReply =>
+    sendError(reply, failureOf(error, req, log));
+
 function failureOf(error: unknown, req: FastifyRequest, log: CallLog): ServiceError {
   const failure = toServiceError(ofFastify(error), req.id);
   log.failed(`${req.method} ${req.routeOptions.url ?? ""}`, req.id, failure);
