@@ -3,6 +3,7 @@ import { type ConnectionOptions, connect, type NatsConnection } from "@nats-io/t
 import type { Logger } from "pino";
 import { type Deadline, deadlineIn, msLeft, pause } from "../domain/deadline.ts";
 import { timedOut, unavailable } from "../domain/errors.ts";
+import { DirectGets } from "./direct-gets.ts";
 import { isTransient, jsErrorCode, toServiceError } from "./errors.ts";
 import { Fetcher } from "./fetch.ts";
 import { Publisher } from "./publish.ts";
@@ -13,6 +14,7 @@ export interface JetStream extends AsyncDisposable {
   readonly jsm: JetStreamManager;
   readonly publisher: Publisher;
   readonly fetcher: Fetcher;
+  readonly directGets: DirectGets;
   /** Whether there is a connection now. */
   readonly connected: boolean;
   /** Grows with every new connection: what an earlier one had in flight may be lost. */
@@ -91,6 +93,7 @@ class Connection implements JetStream {
   readonly jsm: JetStreamManager;
   readonly publisher: Publisher;
   readonly fetcher: Fetcher;
+  readonly directGets: DirectGets;
   connected = true;
   epoch = 1;
   readonly #watching: Promise<void>;
@@ -103,6 +106,7 @@ class Connection implements JetStream {
     this.jsm = jsm;
     this.publisher = new Publisher(nc, { maxInFlight: MAX_IN_FLIGHT, maxInFlightBytes: MAX_IN_FLIGHT_BYTES });
     this.fetcher = new Fetcher(nc);
+    this.directGets = new DirectGets(nc);
     this.#serverName = nc.info?.server_name ?? "";
     this.#maxPayload = nc.info?.max_payload ?? 1024 * 1024;
     this.#watching = this.#watch(log);
@@ -147,6 +151,7 @@ class Connection implements JetStream {
           this.connected = false;
           this.publisher.disconnected();
           this.fetcher.disconnected();
+          this.directGets.disconnected();
           log.warn({ server: status.server }, "connection to NATS lost");
           break;
         case "reconnect":
@@ -168,6 +173,7 @@ class Connection implements JetStream {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.fetcher.close();
+    this.directGets.close();
     this.publisher.close();
     await Promise.race([this.nc.drain().catch(() => {}), pause(2000)]);
     await this.nc.close();

@@ -1,15 +1,10 @@
 import { type Deadline, msLeft, pause } from "../domain/deadline.ts";
 import { timedOut } from "../domain/errors.ts";
 import type { JetStream } from "./connection.ts";
-import { headerBlock } from "./message.ts";
+import type { DirectMessage } from "./direct-gets.ts";
 
-/** A message as it lies in its JetStream stream. */
-export interface DirectMessage {
-  readonly seq: number;
-  readonly timestampMs: number;
-  readonly header: Uint8Array | undefined;
-  readonly data: Uint8Array;
-}
+/** A silent server is given up after this time. */
+const MAX_WAIT_MS = 5000;
 
 /**
  * Reads messages from `seq` on by batched direct gets (NATS ADR-31), which any replica may answer. The caller knows
@@ -51,45 +46,6 @@ export async function sequenceAtTime(
   return message?.seq;
 }
 
-async function ask(js: JetStream, jsStream: string, request: object, deadline: Deadline): Promise<DirectMessage[]> {
-  const messages: DirectMessage[] = [];
-  const body = JSON.stringify(request);
-  const answers = await js.nc.requestMany(`$JS.API.DIRECT.GET.${jsStream}`, body, {
-    maxWait: Math.max(1, Math.min(5000, msLeft(deadline))),
-    noMux: true,
-  });
-  for await (const msg of answers) {
-    const header = headerBlock(msg);
-    if (!header) continue;
-    if (header[STATUS_AT] === SPACE) {
-      const { code, description } = msg.headers!;
-      if (code === 204 || code === 404 || code === 408) break;
-      throw timedOut(`the storage refused to read (${code} ${description})`);
-    }
-    messages.push(direct(header, msg.data));
-  }
-  return messages;
-}
-
-/** Behind `NATS/1.0` the first line of a header has a space and the status, if it has one. */
-const STATUS_AT = 8;
-const SPACE = 0x20;
-const SEQUENCE = Buffer.from("\r\nNats-Sequence: ", "latin1");
-const TIME = Buffer.from("\r\nNats-Time-Stamp: ", "latin1");
-
-/** Looks for two lines only: the client's own reading of all headers costs more than all else that is done to an event. */
-function direct(header: Uint8Array, data: Uint8Array): DirectMessage {
-  const bytes = Buffer.from(header.buffer, header.byteOffset, header.byteLength);
-  return {
-    seq: Number(lineOf(bytes, SEQUENCE)),
-    timestampMs: Date.parse(lineOf(bytes, TIME)),
-    header,
-    data,
-  };
-}
-
-/** The server adds its lines behind those of the publisher. */
-function lineOf(bytes: Buffer, name: Buffer): string {
-  const from = bytes.lastIndexOf(name) + name.length;
-  return bytes.toString("latin1", from, bytes.indexOf("\r", from, "latin1"));
+function ask(js: JetStream, jsStream: string, request: object, deadline: Deadline): Promise<DirectMessage[]> {
+  return js.directGets.ask(jsStream, JSON.stringify(request), Math.max(1, Math.min(MAX_WAIT_MS, msLeft(deadline))));
 }
