@@ -47,6 +47,7 @@ jetstream {
   sync_interval: ${JSON.stringify(config.fsync)}
   max_file_store: ${config.maxFileStoreBytes}
   max_memory_store: ${MAX_MEMORY_STORE_BYTES}
+  limits { default_max_consumers: -1 }
 }
 `;
 }

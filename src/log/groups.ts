@@ -2,6 +2,7 @@ import type { Logger } from "pino";
 import { type Deadline, deadlineIn, msLeft, pause } from "../domain/deadline.ts";
 import { groupNotFound, timedOut } from "../domain/errors.ts";
 import type { Membership } from "../domain/membership.ts";
+import { SharedResources } from "../domain/shared.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { type Bucket, type Change, openBucket, type Versioned } from "../jetstream/kv.ts";
 import { encodeToken, GROUPS_BUCKET, groupKey, membersKey, OFFSETS_BUCKET, offsetKey } from "../jetstream/names.ts";
@@ -95,6 +96,7 @@ export class Groups implements AsyncDisposable {
   readonly #deadLetters: DeadLetterContext;
   readonly #open = new Map<string, OpenGroup>();
   readonly #opening = new Map<string, Promise<OpenGroup | undefined>>();
+  readonly #followed = new SharedResources<GroupInStream>();
   readonly #owned = new AsyncDisposableStack();
   #uses!: GroupUses;
   #returned!: ReturnedEvents;
@@ -223,9 +225,12 @@ export class Groups implements AsyncDisposable {
 
   /** Follows the commits of a group that other gateways store, until the result is disposed. */
   followCommits(open: GroupInStream): Promise<AsyncDisposable> {
-    return this.#offsets.watch(`${encodeToken(open.group)}.${open.stream.id}.*`, ({ key, value, revision }) => {
-      if (value) open.partition(Number(key.split(".").at(-1))).stored(value, revision);
-    });
+    const filter = `${encodeToken(open.group)}.${open.stream.id}.*`;
+    return this.#followed.acquire(open, () =>
+      this.#offsets.watch(filter, ({ key, value, revision }) => {
+        if (value) open.partition(Number(key.split(".").at(-1))).stored(value, revision);
+      }),
+    );
   }
 
   /** Takes back this gateway's notes: everything it took has reached its caller or was given back. */
