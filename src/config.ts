@@ -1,7 +1,9 @@
 import { availableParallelism } from "node:os";
 import { DEFAULT_ACK_WAIT_MS, DEFAULT_SESSION_TIMEOUT_MS, MAX_REQUEST_BYTES } from "./domain/limits.ts";
+import type { QuotaOptions } from "./domain/quota.ts";
 import { loadIdentity } from "./identity-config.ts";
 import { isLoopback } from "./listen-address.ts";
+import { loadQuotas } from "./quota-config.ts";
 import type { IdentityOptions } from "./services/identity.ts";
 
 /** Every setting, from the environment; see the README. */
@@ -33,6 +35,8 @@ export interface Config {
     | undefined;
   /** Who may call; undefined: nobody is asked. */
   readonly identity: IdentityOptions | undefined;
+  /** What callers and streams may use; undefined: there are no quotas. */
+  readonly quotas: QuotaOptions | undefined;
   /** Connections open at once; one more is closed unanswered. */
   readonly maxConnections: number;
   /** Bytes of request bodies held at once; what goes beyond is refused as UNAVAILABLE. */
@@ -104,6 +108,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Config {
     logLevel: oneOf("MILLRACE_LOG_LEVEL", "info", LOG_LEVELS),
     tls: certFile && keyFile ? { certFile, keyFile, clientCaFile: env.MILLRACE_TLS_CLIENT_CA || undefined } : undefined,
     identity,
+    quotas: loadQuotas(env, faults),
     maxConnections: number("MILLRACE_MAX_CONNECTIONS", 10_000, 1, 1_000_000),
     maxInFlightBytes: number("MILLRACE_MAX_IN_FLIGHT_BYTES", 256 * 1024 * 1024, MAX_REQUEST_BYTES, 2 ** 40),
     corsOrigins,

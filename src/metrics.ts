@@ -3,6 +3,7 @@ import type { Server as HttpServer } from "node:http";
 import { collectDefaultMetrics, type Metric, Registry } from "prom-client";
 import type { JetStream } from "./jetstream/connection.ts";
 import type { Catalog } from "./log/catalog.ts";
+import type { Quotas } from "./services/quotas.ts";
 import type { Survey, SurveyResult } from "./services/survey.ts";
 import type { StreamTraffic, Traffic } from "./services/traffic.ts";
 import type { BodyBudget } from "./transport/body-budget.ts";
@@ -12,6 +13,7 @@ export interface MetricsSources {
   readonly calls: Calls;
   readonly bodies: BodyBudget;
   readonly traffic: Traffic;
+  readonly quotas: Quotas | undefined;
   readonly survey: Survey;
   readonly js: JetStream;
   readonly catalog: Catalog;
@@ -30,7 +32,7 @@ type Read = () => readonly Value[] | Promise<readonly Value[]>;
 
 /** Registers every metric of the service and of its process. */
 export function createMetrics(sources: MetricsSources): Registry {
-  const { calls, bodies, traffic, survey, js, catalog, version } = sources;
+  const { calls, bodies, traffic, quotas, survey, js, catalog, version } = sources;
   const registry = new Registry();
   const add = (type: "counter" | "gauge" | "histogram", name: string, help: string, values: Read) =>
     registry.registerMetric({
@@ -57,6 +59,16 @@ export function createMetrics(sources: MetricsSources): Registry {
   add("gauge", "millrace_request_in_flight_bytes", "Bytes of request bodies held now.", () => one(bodies.heldBytes));
   add("counter", "millrace_requests_shed_total", "Requests refused because too many bytes were held.", () =>
     one(bodies.refused),
+  );
+
+  add("counter", "millrace_quota_refusals_total", "Requests refused as QUOTA_EXCEEDED for a quota.", () =>
+    [...(quotas?.refusals.values() ?? [])].map(({ kind, reason, count }) => ({
+      value: count,
+      labels: { kind, reason },
+    })),
+  );
+  add("counter", "millrace_quota_pauses_total", "Times that a stream had to wait for a quota.", () =>
+    one(quotas?.pauses ?? 0),
   );
 
   const perStream = (name: string, help: string, field: keyof StreamTraffic) =>

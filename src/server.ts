@@ -9,12 +9,14 @@ import { KeyService } from "../gen/millrace/v1/keys_pb.js";
 import { StreamService } from "../gen/millrace/v1/streams_pb.js";
 import { findNatsServer } from "../scripts/nats-server.mjs";
 import type { Config } from "./config.ts";
-import { connectJetStream } from "./jetstream/connection.ts";
+import { connectJetStream, type JetStream } from "./jetstream/connection.ts";
 import { startEmbeddedNats } from "./jetstream/embedded.ts";
+import { GATEWAYS_BUCKET } from "./jetstream/names.ts";
 import { ApiKeys } from "./log/api-keys.ts";
 import { Appender } from "./log/append.ts";
 import { Catalog } from "./log/catalog.ts";
 import { Groups } from "./log/groups.ts";
+import { Presence } from "./log/presence.ts";
 import { Tails } from "./log/tail.ts";
 import { createMetrics } from "./metrics.ts";
 import { openProcessing } from "./processing-server.ts";
@@ -25,6 +27,7 @@ import { healthService } from "./services/health.ts";
 import { Identity } from "./services/identity.ts";
 import { keyService } from "./services/keys.ts";
 import { Producer } from "./services/producer.ts";
+import { type OwnerOf, Quotas } from "./services/quotas.ts";
 import { ReadinessProbe } from "./services/readiness.ts";
 import { streamService } from "./services/streams.ts";
 import { Survey } from "./services/survey.ts";
@@ -60,6 +63,7 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
       replicas: config.catalogReplicas,
       defaults: { ackWaitMs: config.ackWaitMs, sessionTimeoutMs: config.sessionTimeoutMs },
       log: logger,
+      hasStream: (name, id) => catalog.known(name)?.id === id,
       deadLetters: { appender, findStream: (name, deadline) => catalog.find(name, deadline) },
     }),
   );
@@ -69,10 +73,12 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
   const keys = owned.use(await ApiKeys.open(js, config.catalogReplicas));
   const draining = new AbortController();
   const traffic = new Traffic();
-  const producer = new Producer(js, catalog, appender, traffic);
+  const quotas = await openQuotas(config, js, logger, owned);
+  const ownerOf: OwnerOf = quotas?.ownerOf ?? ((principal) => principal);
+  const producer = new Producer(js, catalog, appender, traffic, quotas);
   const tails = new Tails(js, logger);
   owned.defer(() => tails.close());
-  const consumer = new Consumer(js, catalog, groups, tails, draining.signal, traffic);
+  const consumer = new Consumer(js, catalog, groups, tails, draining.signal, traffic, quotas);
 
   const shutdown = new AbortController();
   const processing = await openProcessing({
@@ -83,11 +89,12 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
     logger,
     owned,
     draining: draining.signal,
+    ownerOf,
   });
   const mounted = [
-    mount(StreamService, streamService(js, catalog)),
+    mount(StreamService, streamService(js, catalog, ownerOf)),
     mount(EventService, eventService(producer, consumer)),
-    mount(ConsumerGroupService, groupService(consumer, catalog, groups)),
+    mount(ConsumerGroupService, groupService(consumer, catalog, groups, ownerOf)),
     ...processing.mounted,
     mount(KeyService, keyService(keys)),
   ];
@@ -102,6 +109,7 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
     calls,
     bodies,
     traffic,
+    quotas,
     survey: new Survey(catalog, groups, processing.processors, logger),
     js,
     catalog,
@@ -118,6 +126,7 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
     operator: { services, version: VERSION, readiness, metrics },
     calls,
     bodies,
+    quotas,
     corsOrigins: config.corsOrigins,
     hot: hotHandlers(producer, consumer),
     hotGrpc: hotCalls(producer),
@@ -142,6 +151,18 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
     port,
     [Symbol.asyncDispose]: () => running.disposeAsync(),
   };
+}
+
+/** Several gateways share each quota, so they have to know of each other. */
+async function openQuotas(
+  config: Config,
+  js: JetStream,
+  logger: Logger,
+  owned: AsyncDisposableStack,
+): Promise<Quotas | undefined> {
+  if (!config.quotas) return undefined;
+  const gateways = owned.use(await Presence.open(js, GATEWAYS_BUCKET, config.catalogReplicas, true, logger));
+  return new Quotas(config.quotas, () => gateways.live.length);
 }
 
 async function listenerOptions(config: Config): Promise<ListenerOptions> {

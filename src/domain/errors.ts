@@ -17,6 +17,8 @@ interface Extra {
   /** HTTP status in place of the code's own, for example 413 or 415 for SERIALIZATION_ERROR. */
   readonly httpStatus?: number;
   readonly retryAfterMs?: number;
+  /** Whose quota is used up, for QUOTA_EXCEEDED: `principal:<id>`, `stream:<name>`, `storage` and such. */
+  readonly subject?: string | undefined;
   /** Methods that the path has, for METHOD_NOT_ALLOWED. */
   readonly allow?: readonly string[];
 }
@@ -27,6 +29,7 @@ export class ServiceError extends Error {
   readonly details: readonly ErrorDetail[];
   readonly httpStatus: number;
   readonly retryAfterMs: number | undefined;
+  readonly subject: string | undefined;
   readonly allow: readonly string[] | undefined;
 
   constructor(code: ErrorCode, description: string, extra: Extra = {}) {
@@ -36,6 +39,7 @@ export class ServiceError extends Error {
     this.details = extra.details ?? [];
     this.httpStatus = extra.httpStatus ?? errorRule(code).http;
     this.retryAfterMs = extra.retryAfterMs;
+    this.subject = extra.subject;
     this.allow = extra.allow;
   }
 }
@@ -107,3 +111,11 @@ export const timedOut = (description: string, cause?: unknown): ServiceError =>
 
 export const unavailable = (description: string, cause?: unknown): ServiceError =>
   new ServiceError(ErrorCode.UNAVAILABLE, description, { cause, retryAfterMs: 1000 });
+
+/** @param subject whose quota it is, such as `stream:orders` or `storage`. @param retryAfterMs when a repeat may succeed. */
+export const quotaExceeded = (
+  subject: string,
+  description: string,
+  retryAfterMs: number,
+  cause?: unknown,
+): ServiceError => new ServiceError(ErrorCode.QUOTA_EXCEEDED, description, { subject, retryAfterMs, cause });

@@ -1,3 +1,5 @@
+import { matchesPattern } from "./pattern.ts";
+
 /** What one caller may do, read from texts such as `publish:orders-*`. */
 export interface Rights {
   readonly isAdmin: boolean;
@@ -35,7 +37,7 @@ export function rightsOf(texts: readonly string[]): Rights {
     good.filter((text) => text.startsWith(`${kind}:`)).map((text) => text.slice(kind.length + 1));
   const on = (kind: string) => {
     const found = patterns(kind);
-    return (name: string) => isAdmin || found.some((pattern) => matches(pattern, name));
+    return (name: string) => isAdmin || found.some((pattern) => matchesPattern(pattern, name));
   };
   const any = new Set(STREAM_RIGHTS.filter((right) => isAdmin || patterns(right).length > 0));
   return {
@@ -48,20 +50,4 @@ export function rightsOf(texts: readonly string[]): Rights {
     group: patterns("group").length === 0 ? () => true : on("group"),
     hasAny: (right) => any.has(right),
   };
-}
-
-/** Whether a pattern fits a whole name; `*` stands for any text. Takes time linear in both for one `*`, never exponential. */
-function matches(pattern: string, name: string): boolean {
-  const [head = "", ...rest] = pattern.split("*");
-  if (rest.length === 0) return head === name;
-  const tail = rest.pop()!;
-  if (!name.startsWith(head) || name.length < head.length + tail.length || !name.endsWith(tail)) return false;
-  const end = name.length - tail.length;
-  let at = head.length;
-  for (const part of rest) {
-    const found = name.indexOf(part, at);
-    if (found < 0 || found + part.length > end) return false;
-    at = found + part.length;
-  }
-  return true;
 }

@@ -1,6 +1,6 @@
 import { JetStreamApiError, JetStreamError } from "@nats-io/jetstream";
 import { errors as natsErrors } from "@nats-io/transport-node";
-import { ErrorCode, ServiceError, timedOut, unavailable } from "../domain/errors.ts";
+import { ErrorCode, quotaExceeded, ServiceError, timedOut, unavailable } from "../domain/errors.ts";
 
 /** `err_code` numbers of the JetStream API that Millrace tells apart (nats-server, `server/errors.json`). */
 export const JsError = {
@@ -55,12 +55,9 @@ export function apiFailure(code: number, text: string, cause?: unknown): Service
   switch (code) {
     case JsError.INSUFFICIENT_RESOURCES:
     case JsError.STORAGE_EXCEEDED:
-      return new ServiceError(ErrorCode.QUOTA_EXCEEDED, "the storage is full", { cause, retryAfterMs: 10_000 });
+      return quotaExceeded("storage", "the storage is full", 10_000, cause);
     case JsError.MAXIMUM_CONSUMERS:
-      return new ServiceError(ErrorCode.QUOTA_EXCEEDED, "the storage takes no more consumers of this stream", {
-        cause,
-        retryAfterMs: 10_000,
-      });
+      return quotaExceeded("storage", "the storage takes no more consumers of this stream", 10_000, cause);
     case JsError.NO_SUITABLE_PEERS:
     case JsError.REPLICAS_NOT_SUPPORTED:
       return new ServiceError(

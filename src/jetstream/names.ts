@@ -45,6 +45,9 @@ export const OFFSETS_BUCKET = "mr_offsets";
 export const RETURNED_BUCKET = "mr_returned";
 /** Hashes of API keys. */
 export const KEYS_BUCKET = "mr_keys";
+/** Signs of life of the processes that run processors, and of the gateways that share quotas. */
+export const NODES_BUCKET = "mr_nodes";
+export const GATEWAYS_BUCKET = "mr_gateways";
 /** Written to learn whether the storage takes writes. */
 export const HEALTH_BUCKET = "mr_health";
 

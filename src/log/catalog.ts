@@ -3,6 +3,7 @@ import { isDeepStrictEqual } from "node:util";
 import type { Deadline } from "../domain/deadline.ts";
 import { ErrorCode, invalidArgument, ServiceError, streamNotFound } from "../domain/errors.ts";
 import { DEFAULT_MAX_MESSAGE_BYTES, MESSAGE_OVERHEAD_BYTES } from "../domain/limits.ts";
+import { type Owner, Places } from "../domain/quota.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { toServiceError } from "../jetstream/errors.ts";
 import { type Bucket, type Change, openBucket } from "../jetstream/kv.ts";
@@ -31,6 +32,8 @@ export interface StreamRecord extends StreamSettings {
   readonly id: string;
   readonly name: string;
   readonly createdAtMs: number;
+  /** Id of the principal that made it; undefined for one of before owners were noted. */
+  readonly owner?: string;
   /** Only a `ready` stream is shown; the others are finished or undone by the next call that names them. */
   readonly state: "creating" | "ready" | "deleting";
 }
@@ -50,6 +53,7 @@ export class Catalog implements AsyncDisposable {
   readonly #records = new Map<string, StreamRecord>();
   readonly #listeners = new Map<string, Set<() => void>>();
   readonly #onDelete: DeleteHook;
+  readonly #places = new Places();
   #watch: AsyncDisposable | undefined;
 
   private constructor(js: JetStream, bucket: Bucket<StreamRecord>, onDelete: DeleteHook) {
@@ -92,11 +96,13 @@ export class Catalog implements AsyncDisposable {
   /**
    * Creates a stream; the same settings again give the one that exists. `created`: this call made it.
    *
-   * @throws ServiceError ALREADY_EXISTS with other settings, INVALID_ARGUMENT for what the cluster can't do.
+   * @throws ServiceError ALREADY_EXISTS with other settings, INVALID_ARGUMENT for what the cluster can't do,
+   * QUOTA_EXCEEDED when the owner may have no more.
    */
   async create(
     name: string,
     asked: SettingsChange,
+    owner: Owner,
     deadline: Deadline,
   ): Promise<{ record: StreamRecord; created: boolean }> {
     const settings = this.#withDefaults(asked);
@@ -107,8 +113,17 @@ export class Catalog implements AsyncDisposable {
         continue;
       }
       if (value) return { record: await this.#existing(value, revision, settings, deadline), created: false };
+      using _stream = this.#places.hold(owner, "streams", name, 1, () => this.#owned(owner.id, () => 1));
+      using _partitions = this.#holdPartitions(owner, name, settings.partitions);
       const id = randomBytes(6).toString("hex");
-      const record: StreamRecord = { ...settings, id, name, createdAtMs: Date.now(), state: "creating" };
+      const record: StreamRecord = {
+        ...settings,
+        id,
+        name,
+        createdAtMs: Date.now(),
+        owner: owner.id,
+        state: "creating",
+      };
       const written = await this.#bucket.put(name, record, revision, deadline);
       if (written !== undefined)
         return { record: await this.#finishCreation(record, written, deadline), created: true };
@@ -116,18 +131,28 @@ export class Catalog implements AsyncDisposable {
   }
 
   /** A stream that exists, or a new one with the partitions and replication of another. @throws ServiceError. */
-  async findOrCreate(name: string, like: StreamRecord, deadline: Deadline): Promise<StreamRecord> {
+  async findOrCreate(name: string, like: StreamRecord, owner: Owner, deadline: Deadline): Promise<StreamRecord> {
     const { partitions, replicationFactor, maxMessageBytes } = like;
     try {
       return await this.find(name, deadline);
     } catch (error) {
       if (!(error instanceof ServiceError) || error.code !== ErrorCode.STREAM_NOT_FOUND) throw error;
-      return (await this.create(name, { partitions, replicationFactor, maxMessageBytes }, deadline)).record;
+      return (await this.create(name, { partitions, replicationFactor, maxMessageBytes }, owner, deadline)).record;
     }
   }
 
-  /** Changes settings. @throws ServiceError STREAM_NOT_FOUND, INVALID_ARGUMENT. */
-  async update(name: string, change: SettingsChange, deadline: Deadline): Promise<StreamRecord> {
+  /**
+   * Changes settings.
+   *
+   * @param ownerOf the owner with that id; more partitions are its.
+   * @throws ServiceError STREAM_NOT_FOUND, INVALID_ARGUMENT, QUOTA_EXCEEDED.
+   */
+  async update(
+    name: string,
+    change: SettingsChange,
+    ownerOf: (id: string) => Owner,
+    deadline: Deadline,
+  ): Promise<StreamRecord> {
     for (;;) {
       await this.refresh(name, deadline);
       const { value, revision } = await this.#bucket.get(name, deadline);
@@ -137,6 +162,8 @@ export class Catalog implements AsyncDisposable {
       if (next.partitions < value.partitions)
         throw invalidArgument("partitions", `"${name}" has ${value.partitions} partitions and can't have fewer`);
       this.#checkSettings(next);
+      using _partitions =
+        next.owner === undefined ? undefined : this.#holdPartitions(ownerOf(next.owner), name, next.partitions);
       // JetStream first: a crash in between leaves partitions that nobody uses yet, and the same call finishes it.
       await this.#refusable(() => updatePartitions(this.#js, value, next, deadline));
       if ((await this.#bucket.put(name, next, revision, deadline)) === undefined) continue;
@@ -184,6 +211,17 @@ export class Catalog implements AsyncDisposable {
     await this.#watch?.[Symbol.asyncDispose]();
   }
 
+  #holdPartitions(owner: Owner, name: string, partitions: number): Disposable {
+    const present = () => this.#owned(owner.id, (stream) => stream.partitions);
+    return this.#places.hold(owner, "partitions", name, partitions, present);
+  }
+
+  /** What a principal has, by name. */
+  #owned(id: string, weightOf: (stream: StreamRecord) => number): Map<string, number> {
+    const own = [...this.#records.values()].filter(({ owner, state }) => owner === id && state !== "deleting");
+    return new Map(own.map((stream) => [stream.name, weightOf(stream)]));
+  }
+
   #changed(change: Change<StreamRecord>): void {
     if (change.value) this.#records.set(change.key, change.value);
     else this.#records.delete(change.key);
@@ -196,7 +234,7 @@ export class Catalog implements AsyncDisposable {
     settings: StreamSettings,
     deadline: Deadline,
   ): Promise<StreamRecord> {
-    const { id: _id, name, createdAtMs: _at, state, ...present } = record;
+    const { id: _id, name, createdAtMs: _at, owner: _owner, state, ...present } = record;
     const same = isDeepStrictEqual(JSON.parse(JSON.stringify(settings)), JSON.parse(JSON.stringify(present)));
     if (!same)
       throw new ServiceError(ErrorCode.ALREADY_EXISTS, `stream "${name}" exists with other settings`, {

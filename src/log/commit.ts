@@ -20,7 +20,7 @@ export async function commit(
   by: Committer,
   deadline: Deadline,
 ): Promise<void> {
-  const places = await groupPlaces(catalog, groups, group, entries, deadline);
+  const places = await groupPlaces(catalog, groups, group, entries, by, deadline);
   await inPartitions(places, by, deadline, async (targets) => {
     const returned = await Promise.all(places.map((place, i) => returnedAt(place, targets[i]!, deadline)));
     const moved = new Set<GroupPartition>();

@@ -4,6 +4,7 @@ import { mapLimit } from "../domain/map-limit.ts";
 import type { Member } from "../domain/membership.ts";
 import { ownedBy } from "../domain/membership.ts";
 import type { Position } from "../domain/position.ts";
+import type { Owner } from "../domain/quota.ts";
 import { readMessages } from "../jetstream/direct.ts";
 import { partitionStream } from "../jetstream/names.ts";
 import { type PartitionState, partitionState, partitionStates } from "../jetstream/partitions.ts";
@@ -44,7 +45,7 @@ export interface GroupPartitionDescription {
  * Creates a group in a stream.
  *
  * @returns the group, and whether this call made it; one that exists stays as it is.
- * @throws ServiceError INVALID_OFFSET.
+ * @throws ServiceError INVALID_OFFSET, QUOTA_EXCEEDED.
  */
 export async function createGroup(
   groups: Groups,
@@ -52,14 +53,15 @@ export async function createGroup(
   stream: StreamRecord,
   start: Position,
   settings: Partial<GroupSettings>,
+  owner: Owner,
   deadline: Deadline,
 ): Promise<{ open: GroupInStream; created: boolean }> {
   const existing = await groups.get(group, stream, deadline);
   if (existing) return { open: existing, created: false };
   const offsets =
     start === "earliest" ? start : await offsetsOf(groups, stream, range(stream.partitions), start, deadline);
-  const created = await groups.create(group, stream, { start: offsets, settings }, deadline);
-  return { open: await groups.join(group, stream, { start: "earliest" }, deadline), created };
+  const created = await groups.create(group, stream, { start: offsets, settings, owner }, deadline);
+  return { open: await groups.join(group, stream, { start: "earliest", owner }, deadline), created };
 }
 
 /** Everything about a group in a stream. */

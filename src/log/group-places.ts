@@ -1,5 +1,6 @@
 import type { Deadline } from "../domain/deadline.ts";
 import { ErrorCode, notPartitionOwner, partitionNotFound, ServiceError } from "../domain/errors.ts";
+import type { Owner } from "../domain/quota.ts";
 import type { Catalog } from "./catalog.ts";
 import type { GroupPartition } from "./group-partition.ts";
 import type { GroupInStream, Groups } from "./groups.ts";
@@ -17,6 +18,8 @@ export interface Committer {
   readonly memberId?: string | undefined;
   /** The generation that the member was told with the events. */
   readonly generation?: number | undefined;
+  /** Whose the group is where it is new in a stream. */
+  readonly owner: Owner;
 }
 
 /** An event in a group. */
@@ -26,19 +29,24 @@ export interface GroupPlace {
   readonly offset: number;
 }
 
-/** Finds the group in the stream of each event. @throws ServiceError STREAM_NOT_FOUND, CONSUMER_GROUP_NOT_FOUND, INVALID_ARGUMENT. */
+/**
+ * Finds the group in the stream of each event.
+ *
+ * @throws ServiceError STREAM_NOT_FOUND, CONSUMER_GROUP_NOT_FOUND, INVALID_ARGUMENT, QUOTA_EXCEEDED.
+ */
 export function groupPlaces(
   catalog: Catalog,
   groups: Groups,
   group: string,
   entries: readonly EventPlace[],
+  { owner }: Committer,
   deadline: Deadline,
 ): Promise<GroupPlace[]> {
   return Promise.all(
     entries.map(async ({ stream: name, partition, offset }) => {
       const stream = await catalog.find(name, deadline);
       if (partition >= stream.partitions) throw partitionNotFound(name, partition, stream.partitions);
-      return { open: await groups.find(group, stream, deadline), partition, offset };
+      return { open: await groups.find(group, stream, owner, deadline), partition, offset };
     }),
   );
 }

@@ -2,6 +2,7 @@ import type { Logger } from "pino";
 import { type Deadline, deadlineIn, msLeft, pause } from "../domain/deadline.ts";
 import { groupNotFound, timedOut } from "../domain/errors.ts";
 import type { Membership } from "../domain/membership.ts";
+import { type Owner, Places } from "../domain/quota.ts";
 import { SharedResources } from "../domain/shared.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { type Bucket, type Change, openBucket, type Versioned } from "../jetstream/kv.ts";
@@ -32,6 +33,8 @@ export interface GroupRecord extends GroupSettings {
   readonly group: string;
   readonly stream: string;
   readonly createdAtMs: number;
+  /** Id of the principal that made it; undefined for one of before owners were noted. */
+  readonly owner?: string;
   /** First offset of each partition, fixed by the call that first named the group; partitions added later start at 0. */
   readonly start: readonly number[];
   /** The group is deleted, by a gateway since a time; what it keeps goes first, and the record last. */
@@ -66,6 +69,8 @@ export interface GroupsOptions {
   readonly defaults: GroupSettings;
   readonly log: Logger;
   readonly deadLetters: Omit<DeadLetterContext, "js" | "log">;
+  /** Whether there is a stream of that name and id. */
+  readonly hasStream: (name: string, id: string) => boolean;
 }
 
 /** How a group begins to read a stream, and what is set of it. */
@@ -73,6 +78,8 @@ export interface GroupStart {
   /** A word, or the first offset of each partition. */
   readonly start: "earliest" | "latest" | readonly number[];
   readonly settings?: Partial<GroupSettings>;
+  /** Whose the group will be. */
+  readonly owner: Owner;
 }
 
 /** Members of gateways that have ended are looked for at most this often. */
@@ -98,6 +105,10 @@ export class Groups implements AsyncDisposable {
   readonly #opening = new Map<string, Promise<OpenGroup | undefined>>();
   readonly #followed = new SharedResources<GroupInStream>();
   readonly #owned = new AsyncDisposableStack();
+  readonly #hasStream: GroupsOptions["hasStream"];
+  readonly #places = new Places();
+  /** By owner, the streams' names by the keys of the owner's groups. */
+  readonly #ofOwners = new Map<string, Map<string, string>>();
   #uses!: GroupUses;
   #returned!: ReturnedEvents;
 
@@ -109,6 +120,7 @@ export class Groups implements AsyncDisposable {
     this.#offsets = offsets;
     this.#log = options.log;
     this.#defaults = options.defaults;
+    this.#hasStream = options.hasStream;
     this.#deadLetters = { ...options.deadLetters, js, log: options.log };
   }
 
@@ -123,19 +135,29 @@ export class Groups implements AsyncDisposable {
     return groups;
   }
 
-  /** Stores a group that is new in a stream. @returns whether this call did; false when the group is there. */
+  /**
+   * Stores a group that is new in a stream.
+   *
+   * @returns whether this call did; false when the group is there.
+   * @throws ServiceError QUOTA_EXCEEDED when the owner may have no more.
+   */
   async create(group: string, stream: StreamRecord, start: GroupStart, deadline: Deadline): Promise<boolean> {
     const { value, revision } = await this.#stored(group, stream, deadline);
     if (value) return false;
+    const key = groupKey(group, stream.id);
+    using _place = this.#places.hold(start.owner, "groups", key, 1, () => this.#groupsOf(start.owner.id));
     const record: GroupRecord = {
       ...this.#defaults,
       ...start.settings,
       group,
       stream: stream.name,
       createdAtMs: Date.now(),
+      owner: start.owner.id,
       start: await this.#startOffsets(stream, start.start, deadline),
     };
-    return (await this.#records.put(groupKey(group, stream.id), record, revision, deadline)) !== undefined;
+    if ((await this.#records.put(key, record, revision, deadline)) === undefined) return false;
+    this.#noteOwner(key, record);
+    return true;
   }
 
   /** The group in a stream, created if it is new there. */
@@ -143,12 +165,17 @@ export class Groups implements AsyncDisposable {
     return (await this.#opened(group, stream, start, deadline))!;
   }
 
-  /** The group in a stream. @throws ServiceError CONSUMER_GROUP_NOT_FOUND when the group exists in no stream. */
-  async find(group: string, stream: StreamRecord, deadline: Deadline): Promise<GroupInStream> {
+  /**
+   * The group in a stream.
+   *
+   * @param owner of the group where it is new in this stream.
+   * @throws ServiceError CONSUMER_GROUP_NOT_FOUND when the group exists in no stream.
+   */
+  async find(group: string, stream: StreamRecord, owner: Owner, deadline: Deadline): Promise<GroupInStream> {
     const found = await this.#opened(group, stream, undefined, deadline);
     if (found) return found;
     if ((await this.records(group, deadline)).length === 0) throw groupNotFound(group);
-    return this.join(group, stream, { start: "earliest" }, deadline);
+    return this.join(group, stream, { start: "earliest", owner }, deadline);
   }
 
   /** The group in a stream, or undefined when it has never read it. */
@@ -340,8 +367,26 @@ export class Groups implements AsyncDisposable {
   }
 
   #recordChanged({ key, value, revision }: Change<GroupRecord>): void {
-    if (value && !value.deleting) this.#open.get(key)?.adopt(value);
-    else this.#close(key, revision);
+    if (value && !value.deleting) {
+      this.#noteOwner(key, value);
+      this.#open.get(key)?.adopt(value);
+    } else {
+      for (const own of this.#ofOwners.values()) own.delete(key);
+      this.#close(key, revision);
+    }
+  }
+
+  #noteOwner(key: string, { owner, stream }: GroupRecord): void {
+    if (owner === undefined) return;
+    const own = this.#ofOwners.get(owner) ?? new Map<string, string>();
+    this.#ofOwners.set(owner, own.set(key, stream));
+  }
+
+  /** The keys of an owner's groups. Those of streams that are gone went with them, without a word to this gateway. */
+  #groupsOf(owner: string): Map<string, number> {
+    const own = this.#ofOwners.get(owner) ?? new Map<string, string>();
+    for (const [key, stream] of own) if (!this.#hasStream(stream, key.slice(key.lastIndexOf(".") + 1))) own.delete(key);
+    return new Map([...own.keys()].map((key) => [key, 1]));
   }
 
   /** The group was deleted by the write of a revision. */

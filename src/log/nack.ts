@@ -1,6 +1,6 @@
 import type { Deadline } from "../domain/deadline.ts";
 import { failuresAt } from "../domain/deliveries.ts";
-import { ErrorCode, invalidArgument, invalidOffset, ServiceError } from "../domain/errors.ts";
+import { invalidArgument, invalidOffset, quotaExceeded, ServiceError } from "../domain/errors.ts";
 import { MAX_PASSED, MAX_RETURNED } from "../domain/limits.ts";
 import { mapLimit } from "../domain/map-limit.ts";
 import { partitionState } from "../jetstream/partitions.ts";
@@ -49,7 +49,7 @@ export async function nack(
   options: NackOptions,
 ): Promise<Nacked[]> {
   const { deadline } = options;
-  const places = await groupPlaces(catalog, groups, group, entries, deadline);
+  const places = await groupPlaces(catalog, groups, group, entries, options.by, deadline);
   const named = new Set<string>();
   for (const [index, { stream, partition, offset }] of entries.entries()) {
     const name = `${stream}/${partition}/${offset}`;
@@ -143,4 +143,4 @@ async function deadLettered(open: GroupInStream, letter: DeadLetter, deadline: D
 }
 
 const full = (description: string): ServiceError =>
-  new ServiceError(ErrorCode.QUOTA_EXCEEDED, `${description}: commit, or process the returned ones, first`);
+  quotaExceeded("returned-events", `${description}: commit, or process the returned ones, first`, 1000);

@@ -1,6 +1,6 @@
 import { Worker } from "node:worker_threads";
 import { type Deadline, msLeft } from "../domain/deadline.ts";
-import { ErrorCode, invalidArgument, ServiceError, unavailable } from "../domain/errors.ts";
+import { invalidArgument, quotaExceeded, unavailable } from "../domain/errors.ts";
 import type { StoredEvent } from "../domain/event.ts";
 import { checkOperations, type OperationFields, type Topology } from "../domain/topology.ts";
 import type { JetStream } from "../jetstream/connection.ts";
@@ -80,8 +80,7 @@ export class DryRuns {
   async run(request: DryRunRequest, deadline: Deadline, signal: AbortSignal): Promise<DryRunAnswer> {
     const { topology, functions, source } = await this.#topologyOf(request, deadline);
     const events = isPiece(request.events) ? await this.#read(request.events, source, deadline) : request.events;
-    if (this.#running >= MAX_AT_ONCE)
-      throw new ServiceError(ErrorCode.QUOTA_EXCEEDED, `${MAX_AT_ONCE} dry runs are under way`, { retryAfterMs: 1000 });
+    if (this.#running >= MAX_AT_ONCE) throw quotaExceeded("dry-runs", `${MAX_AT_ONCE} dry runs are under way`, 1000);
     this.#running++;
     try {
       const { natsUrl, functionsDir } = this.#o;

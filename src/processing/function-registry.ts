@@ -1,7 +1,7 @@
 import { readdir, readFile } from "node:fs/promises";
 import { extname, join } from "node:path";
 import type { Deadline } from "../domain/deadline.ts";
-import { ErrorCode, invalidArgument, resourceNotFound, ServiceError } from "../domain/errors.ts";
+import { invalidArgument, quotaExceeded, resourceNotFound, type ServiceError } from "../domain/errors.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { type Bucket, openBucket } from "../jetstream/kv.ts";
 import { encodeToken } from "../jetstream/names.ts";
@@ -73,7 +73,7 @@ export class FunctionRegistry {
     // The same again changes nothing.
     if (present?.origin === "installed" && present.version === record.version) return present;
     if (present?.origin !== "installed" && all.size >= MAX_FUNCTIONS)
-      throw new ServiceError(ErrorCode.QUOTA_EXCEEDED, `there are ${MAX_FUNCTIONS} functions already`);
+      throw quotaExceeded("functions", `there are ${MAX_FUNCTIONS} functions already`, 10_000);
     const installed = { ...record, installedAtMs: Date.now() };
     await this.#bucket.set(encodeToken(name), installed, deadline);
     return { ...installed, origin: "installed" };

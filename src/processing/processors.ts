@@ -9,17 +9,18 @@ import {
   streamNotFound,
   unavailable,
 } from "../domain/errors.ts";
+import { type Owner, Places } from "../domain/quota.ts";
 import { checkOperations, type OperationFields, type Topology } from "../domain/topology.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { toServiceError } from "../jetstream/errors.ts";
 import { Journal } from "../jetstream/journal.ts";
 import type { Catalog, StreamRecord } from "../log/catalog.ts";
+import type { Presence } from "../log/presence.ts";
 import { JournalNames } from "./checkpoint.ts";
 import { finishDeletion } from "./deletions.ts";
 import type { FunctionRegistry } from "./function-registry.ts";
 import type { FunctionRecord } from "./functions.ts";
 import { type LaneView, type MetricsView, metricsOf, readLanes, type StatusWord, statusOf } from "./inspect.ts";
-import type { Presence } from "./presence.ts";
 import type { ProcessorRecord, ProcessorSettings } from "./record.ts";
 import type { SavepointRecord } from "./savepoint-store.ts";
 import { checkFits, type Savepoints } from "./savepoints.ts";
@@ -39,6 +40,8 @@ export interface NewProcessor {
   readonly savepoint: string | undefined;
   /** A repeat with the same key gives the processor of the first call. */
   readonly idempotencyKey: string | undefined;
+  /** Whose it is, and its sink if that has to be made. */
+  readonly owner: Owner;
 }
 
 export interface ProcessorChange {
@@ -46,6 +49,8 @@ export interface ProcessorChange {
   readonly sink: string | undefined;
   readonly settings: SettingsFields;
   readonly start: "earliest" | "latest" | "checkpoint" | undefined;
+  /** Whose the sink will be if it has to be made. */
+  readonly owner: Owner;
 }
 
 /** A processor with all there is to say of it. */
@@ -77,12 +82,16 @@ export interface ProcessorsOptions {
 /** Creates, describes and changes processors; which process runs them is another matter. */
 export class Processors {
   readonly #o: ProcessorsOptions;
+  readonly #places = new Places();
 
   constructor(options: ProcessorsOptions) {
     this.#o = options;
   }
 
-  /** @throws ServiceError INVALID_ARGUMENT that names operations at fault, STREAM_NOT_FOUND for the source. */
+  /**
+   * @throws ServiceError INVALID_ARGUMENT that names operations at fault, STREAM_NOT_FOUND for the source, QUOTA_EXCEEDED
+   * when the owner may have no more.
+   */
   async create(asked: NewProcessor, deadline: Deadline): Promise<ProcessorView & { created: boolean }> {
     const functions = await this.#o.functions.all(deadline);
     const topology = checkOperations(asked.operations, new Set(functions.keys()));
@@ -91,9 +100,11 @@ export class Processors {
     const savepoint = asked.savepoint === undefined ? undefined : await this.#savepoint(asked.savepoint, deadline);
     const settings = withDefaults(asked.settings, savepoint?.lanes.length ?? defaultParallelism(source));
     if (savepoint) checkFits(savepoint, { sourceId: source.id, topology, lanes: settings.parallelism });
-    await this.#sinkFor(asked.sink, source, deadline);
+    const id = newId(asked.idempotencyKey);
+    using _place = this.#places.hold(asked.owner, "processors", id, 1, () => this.#owned(asked.owner.id));
+    await this.#sinkFor(asked.sink, source, asked.owner, deadline);
     const draft: ProcessorRecord = {
-      id: newId(asked.idempotencyKey),
+      id,
       name: asked.name,
       source: source.name,
       sourceId: source.id,
@@ -109,6 +120,7 @@ export class Processors {
       start: settings.startFrom,
       revision: 1,
       replicas: source.replicationFactor,
+      owner: asked.owner.id,
       createdAtMs: Date.now(),
     };
     const names = new JournalNames(draft.id);
@@ -213,7 +225,7 @@ export class Processors {
     const sink = change.sink ?? present.sink;
     if (sink === present.source) throw invalidArgument("sink", "must be another stream than the source");
     const source = await this.#o.catalog.find(present.source, deadline);
-    await this.#sinkFor(sink, source, deadline);
+    await this.#sinkFor(sink, source, change.owner, deadline);
     const settings = { ...present.settings, ...named(change.settings) };
     const newWindows =
       !isDeepStrictEqual(plain(topology.stage), plain(present.topology.stage)) ||
@@ -288,13 +300,20 @@ export class Processors {
     }
   }
 
-  async #sinkFor(name: string, source: StreamRecord, deadline: Deadline): Promise<void> {
+  /** The ids of a principal's processors. */
+  #owned(owner: string): Map<string, number> {
+    const own = this.#o.store.all().filter((record) => record.owner === owner && record.desired !== "deleting");
+    return new Map(own.map(({ id }) => [id, 1]));
+  }
+
+  async #sinkFor(name: string, source: StreamRecord, owner: Owner, deadline: Deadline): Promise<void> {
     if (await this.#stream(name, deadline)) return;
     const { partitions, replicationFactor, maxMessageBytes } = source;
     try {
       await this.#o.catalog.create(
         name,
         { partitions, replicationFactor, maxMessageBytes, duplicateWindowMs: SINK_DUPLICATE_WINDOW_MS },
+        owner,
         deadline,
       );
     } catch (error) {

@@ -41,5 +41,7 @@ export interface ProcessorRecord {
   /** Grows with every change of the record: lanes that run an earlier one are restarted. */
   readonly revision: number;
   readonly replicas: number;
+  /** Id of the principal that made it; undefined for one of before owners were noted. */
+  readonly owner?: string;
   readonly createdAtMs: number;
 }

@@ -2,8 +2,8 @@ import type { Logger } from "pino";
 import { deadlineIn, pause } from "../domain/deadline.ts";
 import { ErrorCode, ServiceError } from "../domain/errors.ts";
 import type { Catalog, StreamRecord } from "../log/catalog.ts";
+import type { Presence } from "../log/presence.ts";
 import { type LaneEnd, type LaneHandle, Pool } from "./pool.ts";
-import type { Presence } from "./presence.ts";
 import type { ProcessorRecord } from "./record.ts";
 import type { ProcessorStore } from "./store.ts";
 

@@ -15,6 +15,7 @@ import {
 } from "../domain/limits.ts";
 import { groupNameFault } from "../domain/names.ts";
 import { type Position, parsePosition } from "../domain/position.ts";
+import type { Principal } from "../domain/principal.ts";
 import { parseResumeToken } from "../domain/resume-token.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import type { Catalog, StreamRecord } from "../log/catalog.ts";
@@ -28,6 +29,7 @@ import { type ReadResult, readPartition, type StartOffset } from "../log/read.ts
 import { SoloSource } from "../log/solo-source.ts";
 import { type Delivery, type Source, subscribe, Wake } from "../log/subscribe.ts";
 import type { Tails } from "../log/tail.ts";
+import type { OwnerOf, Quotas } from "./quotas.ts";
 import type { Traffic } from "./traffic.ts";
 
 type Filter = (event: StoredEvent) => boolean;
@@ -43,16 +45,28 @@ export class Consumer {
   readonly #tails: Tails;
   readonly #draining: AbortSignal;
   readonly #traffic: Traffic;
+  readonly #quotas: Quotas | undefined;
+  readonly #ownerOf: OwnerOf;
   readonly #filters = new Map<string, Filter>();
 
   /** @param draining ends the waits of polls and the subscriptions, when the gateway is to stop. */
-  constructor(js: JetStream, catalog: Catalog, groups: Groups, tails: Tails, draining: AbortSignal, traffic: Traffic) {
+  constructor(
+    js: JetStream,
+    catalog: Catalog,
+    groups: Groups,
+    tails: Tails,
+    draining: AbortSignal,
+    traffic: Traffic,
+    quotas: Quotas | undefined,
+  ) {
     this.#js = js;
     this.#catalog = catalog;
     this.#groups = groups;
     this.#tails = tails;
     this.#draining = draining;
     this.#traffic = traffic;
+    this.#quotas = quotas;
+    this.#ownerOf = quotas?.ownerOf ?? ((principal) => principal);
   }
 
   /**
@@ -61,16 +75,17 @@ export class Consumer {
    * @param deadline for everything but the wait for events.
    * @throws ServiceError.
    */
-  async poll(request: PollRequest, deadline: Deadline, signal: AbortSignal): Promise<PollResult> {
+  async poll(request: PollRequest, deadline: Deadline, signal: AbortSignal, principal: Principal): Promise<PollResult> {
     checkGroupName("consumerGroup", request.consumerGroup);
     const start = parseOffset(request.offset);
     if (request.consumerId !== undefined) checkGroupName("consumerId", request.consumerId);
     const filter = this.#filter(request.filter);
     const stream = await this.#catalog.find(request.streamName, deadline);
+    this.#quotas?.read(stream.name);
     const group = await this.#groups.join(
       request.consumerGroup,
       stream,
-      { start: start === "latest" ? "latest" : "earliest" },
+      { start: start === "latest" ? "latest" : "earliest", owner: this.#ownerOf(principal) },
       deadline,
     );
     const result = await poll(this.#catalog, this.#groups, group, {
@@ -80,7 +95,7 @@ export class Consumer {
       },
       seekTo: typeof start === "number" ? start : undefined,
       limit: request.limit ?? DEFAULT_POLL_LIMIT,
-      maxBytes: request.maxBytes ?? DEFAULT_POLL_BYTES,
+      maxBytes: this.#readBytes(principal, stream, request.maxBytes ?? DEFAULT_POLL_BYTES),
       waitMs: request.timeout ?? DEFAULT_POLL_TIMEOUT_MS,
       filter,
       autoCommit: request.autoCommit,
@@ -88,8 +103,17 @@ export class Consumer {
       signal,
       draining: this.#draining,
     });
-    this.#traffic.delivered(stream.name, result.events);
+    this.#delivered(principal, stream, result.events);
     return result;
+  }
+
+  #readBytes(principal: Principal, { name }: StreamRecord, asked: number): number {
+    return this.#quotas?.readBytes(principal, name, asked) ?? asked;
+  }
+
+  #delivered(principal: Principal, { name }: StreamRecord, events: readonly StoredEvent[]): void {
+    this.#traffic.delivered(name, events);
+    this.#quotas?.delivered(principal, name, events);
   }
 
   /**
@@ -97,12 +121,18 @@ export class Consumer {
    *
    * @throws ServiceError.
    */
-  async *subscribe(request: SubscribeRequest, deadline: Deadline, signal: AbortSignal): AsyncGenerator<Delivery> {
+  async *subscribe(
+    request: SubscribeRequest,
+    deadline: Deadline,
+    signal: AbortSignal,
+    principal: Principal,
+  ): AsyncGenerator<Delivery> {
     const filter = this.#filter(request.filter);
     const stream = await this.#catalog.find(request.streamName, deadline);
     const partitions = request.partition.length > 0 ? request.partition : undefined;
     for (const index of partitions ?? [])
       if (index >= stream.partitions) throw partitionNotFound(stream.name, index, stream.partitions);
+    using _subscription = this.#quotas?.subscribe(principal, stream.name);
     const wake = new Wake();
     const source =
       request.consumerGroup === undefined
@@ -111,21 +141,23 @@ export class Consumer {
             partitions,
             deadline,
           })
-        : await this.#groupSource(request.consumerGroup, request, stream, partitions, wake, deadline);
+        : await this.#groupSource(request.consumerGroup, request, stream, partitions, wake, deadline, principal);
     const deliveries = subscribe(this.#catalog, stream, source, wake, {
       filter,
       limit: request.limit ?? DEFAULT_SUBSCRIBE_LIMIT,
-      maxBytes: request.maxBytes ?? DEFAULT_SUBSCRIBE_BYTES,
+      maxBytes: this.#readBytes(principal, stream, request.maxBytes ?? DEFAULT_SUBSCRIBE_BYTES),
       heartbeatMs: request.heartbeat ?? DEFAULT_HEARTBEAT_MS,
       signal,
       draining: this.#draining,
     });
     const kind = request.consumerGroup === undefined ? "soloSubscriptions" : "groupSubscriptions";
+    const ends = AbortSignal.any([signal, this.#draining]);
     this.#traffic[kind]++;
     try {
       for await (const delivery of deliveries) {
-        this.#traffic.delivered(stream.name, delivery.events);
+        this.#delivered(principal, stream, delivery.events);
         yield delivery;
+        if (this.#quotas) await this.#quotas.paceOut(principal, stream.name, ends);
       }
     } finally {
       this.#traffic[kind]--;
@@ -139,6 +171,7 @@ export class Consumer {
     partitions: readonly number[] | undefined,
     wake: Wake,
     deadline: Deadline,
+    principal: Principal,
   ): Promise<Source> {
     checkGroupName("consumerGroup", name);
     if (request.consumerId !== undefined) checkGroupName("consumerId", request.consumerId);
@@ -147,7 +180,7 @@ export class Consumer {
     const start = request.offset || "earliest";
     if (start !== "earliest" && start !== "latest")
       throw invalidArgument("offset", "must be earliest or latest with a group; seek moves it elsewhere");
-    const group = await this.#groups.join(name, stream, { start }, deadline);
+    const group = await this.#groups.join(name, stream, { start, owner: this.#ownerOf(principal) }, deadline);
     return GroupSource.open(this.#catalog, this.#groups, group, this.#tails, wake, {
       consumerId: request.consumerId ?? `sub-${randomBytes(6).toString("hex")}`,
       partitions,
@@ -158,19 +191,25 @@ export class Consumer {
   }
 
   /** Reads one partition without a group. @throws ServiceError. */
-  async readPartition(request: ReadPartitionRequest, deadline: Deadline, signal: AbortSignal): Promise<ReadResult> {
+  async readPartition(
+    request: ReadPartitionRequest,
+    deadline: Deadline,
+    signal: AbortSignal,
+    principal: Principal,
+  ): Promise<ReadResult> {
     const from = parseOffset(request.offset);
     const filter = this.#filter(request.filter);
     const stream = await this.#catalog.find(request.streamName, deadline);
+    this.#quotas?.read(stream.name);
     const result = await readPartition(this.#js, stream, request.partition, {
       from,
       limit: request.limit ?? DEFAULT_POLL_LIMIT,
-      maxBytes: request.maxBytes ?? DEFAULT_POLL_BYTES,
+      maxBytes: this.#readBytes(principal, stream, request.maxBytes ?? DEFAULT_POLL_BYTES),
       filter,
       deadline,
       signal,
     });
-    this.#traffic.delivered(stream.name, result.events);
+    this.#delivered(principal, stream, result.events);
     return result;
   }
 

@@ -1,3 +1,4 @@
+import type { ContextValues } from "@connectrpc/connect";
 import { type Deadline, deadlineIn } from "../domain/deadline.ts";
 import { DEFAULT_CALL_TIMEOUT_MS } from "../domain/limits.ts";
 
@@ -8,6 +9,8 @@ export interface CallContext {
   readonly requestHeader: { get(name: string): string | null };
   /** Is aborted when the caller goes away or its deadline passes. */
   readonly signal: AbortSignal;
+  /** What is known beside the request: who calls. */
+  readonly values: Pick<ContextValues, "get">;
 }
 
 /** A little before the caller's own, so that it gets this service's answer and not only its own time-out. */

@@ -27,8 +27,10 @@ import { type EventFields, JSON_TYPE, type RefusedEvent, type StoredEvent } from
 import { toCompactJson } from "../domain/json.ts";
 import { DEFAULT_CALL_TIMEOUT_MS } from "../domain/limits.ts";
 import { isStreamName } from "../domain/names.ts";
+import type { Principal } from "../domain/principal.ts";
 import { resumeToken } from "../domain/resume-token.ts";
 import type { PollResult } from "../log/poll.ts";
+import { principalKey } from "./access.ts";
 import type { Consumer } from "./consumer.ts";
 import { type CallContext, deadlineOf } from "./deadline.ts";
 import { eventsField } from "./event-bytes.ts";
@@ -50,7 +52,7 @@ export function eventService(producer: Producer, consumer: Consumer): ServiceImp
       return publishMany(producer, fields, context);
     },
 
-    async *publishStream(requests) {
+    async *publishStream(requests, { signal, values }) {
       let stream = "";
       async function* source() {
         for await (const request of requests) {
@@ -64,12 +66,13 @@ export function eventService(producer: Producer, consumer: Consumer): ServiceImp
           };
         }
       }
-      for await (const outcome of producer.publishStream(source(), () => deadlineIn(DEFAULT_CALL_TIMEOUT_MS)))
+      const deadline = () => deadlineIn(DEFAULT_CALL_TIMEOUT_MS);
+      for await (const outcome of producer.publishStream(source(), deadline, values.get(principalKey), signal))
         yield { result: resultOf(outcome) };
     },
 
     async poll(request, context) {
-      const result = await consumer.poll(request, deadlineOf(context), context.signal);
+      const result = await consumer.poll(request, deadlineOf(context), context.signal, principalOf(context));
       if (context.signal.aborted) {
         await result.giveBack();
         throw context.signal.reason;
@@ -92,7 +95,8 @@ export function eventService(producer: Producer, consumer: Consumer): ServiceImp
     },
 
     async *subscribe(request, context) {
-      const deliveries = consumer.subscribe(request, deadlineIn(DEFAULT_CALL_TIMEOUT_MS), context.signal);
+      const deadline = deadlineIn(DEFAULT_CALL_TIMEOUT_MS);
+      const deliveries = consumer.subscribe(request, deadline, context.signal, principalOf(context));
       for await (const { events, assignment, caughtUp, heartbeat, positions } of deliveries) {
         const answer = create(SubscribeResponseSchema, { caughtUp, heartbeat });
         if (assignment) answer.assignment = assignmentMessage(assignment.consumerId, assignment);
@@ -102,7 +106,12 @@ export function eventService(producer: Producer, consumer: Consumer): ServiceImp
     },
 
     async readPartition(request, context) {
-      const { events, state, nextOffset } = await consumer.readPartition(request, deadlineOf(context), context.signal);
+      const { events, state, nextOffset } = await consumer.readPartition(
+        request,
+        deadlineOf(context),
+        context.signal,
+        principalOf(context),
+      );
       const answer = create(ReadPartitionResponseSchema, {
         metadata: {
           startOffset: BigInt(state.startOffset),
@@ -123,6 +132,8 @@ function assignmentFields(consumerId: string | undefined, assignment: PollResult
 function assignmentMessage(consumerId: string, { generation, partitions }: NonNullable<PollResult["assignment"]>) {
   return create(AssignmentSchema, { consumerId, generation: BigInt(generation), partitions: [...partitions] });
 }
+
+const principalOf = ({ values }: CallContext): Principal => values.get(principalKey);
 
 /** Publish, once its request is read. */
 export async function publishOne(

@@ -23,7 +23,8 @@ import type { Committer, EventPlace } from "../log/group-places.ts";
 import type { GroupInStream, GroupSettings, Groups } from "../log/groups.ts";
 import { maySeeGroup, principalKey } from "./access.ts";
 import { type Consumer, checkGroupName } from "./consumer.ts";
-import { deadlineOf } from "./deadline.ts";
+import { type CallContext, deadlineOf } from "./deadline.ts";
+import type { OwnerOf } from "./quotas.ts";
 import { createdKey } from "./streams.ts";
 
 const DEFAULT_PAGE = 100;
@@ -35,6 +36,7 @@ export function groupService(
   consumer: Consumer,
   catalog: Catalog,
   groups: Groups,
+  ownerOf: OwnerOf,
 ): ServiceImpl<typeof ConsumerGroupService> {
   const described = async (group: string, found: readonly GroupInStream[], deadline: Deadline) => {
     const streams = await Promise.all(found.map((open) => describeGroup(groups, open, deadline)));
@@ -49,6 +51,11 @@ export function groupService(
     if (shown.length === 0) throw groupNotFound(group);
     return shown;
   };
+
+  const committer = (request: CommitRequest | NackRequest, { values }: CallContext): Committer => ({
+    ...memberOf(request),
+    owner: ownerOf(values.get(principalKey)),
+  });
 
   return {
     async createConsumerGroup(request, context) {
@@ -68,8 +75,9 @@ export function groupService(
         ...(deadLetterStream === undefined ? {} : { deadLetterStream }),
       };
       const stream = await catalog.find(request.stream, deadline);
-      if (deadLetterStream !== undefined) await catalog.findOrCreate(deadLetterStream, stream, deadline);
-      const { open, created } = await createGroup(groups, consumerGroup, stream, start, settings, deadline);
+      const owner = ownerOf(context.values.get(principalKey));
+      if (deadLetterStream !== undefined) await catalog.findOrCreate(deadLetterStream, stream, owner, deadline);
+      const { open, created } = await createGroup(groups, consumerGroup, stream, start, settings, owner, deadline);
       if (!created && !has(open, settings))
         throw new ServiceError(
           ErrorCode.ALREADY_EXISTS,
@@ -129,7 +137,12 @@ export function groupService(
       const position = seekPosition(request);
       const partitions = [...request.partitions, ...(request.partition === undefined ? [] : [request.partition])];
       const stream = await catalog.find(request.stream, deadline);
-      const open = await groups.find(request.consumerGroup, stream, deadline);
+      const open = await groups.find(
+        request.consumerGroup,
+        stream,
+        ownerOf(context.values.get(principalKey)),
+        deadline,
+      );
       const moved = await seekGroup(groups, open, partitions.length > 0 ? partitions : undefined, position, deadline);
       return {
         consumerGroup: request.consumerGroup,
@@ -158,7 +171,7 @@ export function groupService(
 
     async commit(request, context) {
       const entries = placesOf("offsets", request.offsets);
-      await consumer.commit(request.consumerGroup, entries, committerOf(request), deadlineOf(context));
+      await consumer.commit(request.consumerGroup, entries, committer(request, context), deadlineOf(context));
       return { status: CommitStatus.COMMITTED, committedOffsets: request.offsets };
     },
 
@@ -166,7 +179,7 @@ export function groupService(
       const results = await consumer.nack(request.consumerGroup, placesOf("events", request.events), {
         delayMs: request.delay ?? 0,
         reason: request.reason,
-        by: committerOf(request),
+        by: committer(request, context),
         deadline: deadlineOf(context),
       });
       return {
@@ -195,7 +208,7 @@ function placesOf(field: string, offsets: readonly PartitionOffset[]): EventPlac
 }
 
 /** @throws ServiceError INVALID_ARGUMENT for a generation that nobody is named with. */
-function committerOf({ consumerId: memberId, generation }: CommitRequest | NackRequest): Committer {
+function memberOf({ consumerId: memberId, generation }: CommitRequest | NackRequest): Omit<Committer, "owner"> {
   if (generation !== undefined && memberId === undefined) throw invalidArgument("generation", "goes with consumerId");
   return { memberId, generation: generation === undefined ? undefined : Number(generation) };
 }

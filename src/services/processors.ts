@@ -23,6 +23,7 @@ import { mayUseProcessor, principalKey } from "./access.ts";
 import { deadlineOf } from "./deadline.ts";
 import { operationFields, operationMessage } from "./operations.ts";
 import { parseIdempotencyKey } from "./producer.ts";
+import type { OwnerOf } from "./quotas.ts";
 import { createdKey } from "./streams.ts";
 
 const DEFAULT_PAGE = 100;
@@ -43,6 +44,7 @@ type Elsewhere =
 export function processorService(
   js: JetStream,
   processors: Processors,
+  ownerOf: OwnerOf,
 ): Omit<ServiceImpl<typeof ProcessorService>, Elsewhere> {
   /** @throws ServiceError PROCESSOR_NOT_FOUND, also for one that the caller may not see. */
   const checkShown = async (id: string, context: HandlerContext) => {
@@ -65,6 +67,7 @@ export function processorService(
           settings: settingsOf(request.config),
           savepoint: request.savepoint,
           idempotencyKey: parseIdempotencyKey(context.requestHeader.get("idempotency-key")),
+          owner: ownerOf(context.values.get(principalKey)),
         },
         deadlineOf(context, LIFE_CYCLE_MS),
       );
@@ -99,6 +102,7 @@ export function processorService(
           sink: request.sink,
           settings: settingsOf(request.config),
           start: STARTS.get(request.start),
+          owner: ownerOf(context.values.get(principalKey)),
         },
         deadlineOf(context, LIFE_CYCLE_MS),
       );

@@ -3,10 +3,12 @@ import { type Deadline, deadlineIn } from "../domain/deadline.ts";
 import { ErrorCode, invalidArgument, ServiceError } from "../domain/errors.ts";
 import { type Ack, type EventFields, isRefused, type NewEvent, newEvent, type RefusedEvent } from "../domain/event.ts";
 import { MAX_BATCH_EVENTS, MAX_EVENT_ID_BYTES } from "../domain/limits.ts";
+import type { Principal } from "../domain/principal.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import type { Appender, AppendOptions, Outcome } from "../log/append.ts";
 import { appendAtomic } from "../log/atomic.ts";
 import type { Catalog, StreamRecord } from "../log/catalog.ts";
+import type { Quotas } from "./quotas.ts";
 import type { Traffic } from "./traffic.ts";
 
 export interface BatchRequest {
@@ -31,12 +33,14 @@ export class Producer {
   readonly #catalog: Catalog;
   readonly #appender: Appender;
   readonly #traffic: Traffic;
+  readonly #quotas: Quotas | undefined;
 
-  constructor(js: JetStream, catalog: Catalog, appender: Appender, traffic: Traffic) {
+  constructor(js: JetStream, catalog: Catalog, appender: Appender, traffic: Traffic, quotas: Quotas | undefined) {
     this.#js = js;
     this.#catalog = catalog;
     this.#appender = appender;
     this.#traffic = traffic;
+    this.#quotas = quotas;
   }
 
   /** Stores one event. @throws ServiceError. */
@@ -48,9 +52,14 @@ export class Producer {
   ): Promise<Ack> {
     const event = newEvent(identified(fields, idempotencyKey));
     const stream = await this.#stream(streamName, deadline);
+    this.#quotas?.publish(streamName, event.payload.length);
+    return this.#append(stream, event, deadline);
+  }
+
+  async #append(stream: StreamRecord, event: NewEvent, deadline: Deadline): Promise<Ack> {
     try {
       const ack = await this.#appender.append(stream, event, { deadline });
-      this.#traffic.published(streamName, 1, event.payload.length);
+      this.#traffic.published(stream.name, 1, event.payload.length);
       return ack;
     } catch (error) {
       throw await this.#gone(stream, error, deadline);
@@ -66,6 +75,7 @@ export class Producer {
     const stream = await this.#stream(streamName, Math.max(deadline, deadlineIn(MIN_LOOKUP_MS)));
     const checked = events.map((event, index) => checkedEvent(event, index, request.idempotencyKey));
     const options: AppendOptions = { deadline, gzip };
+    this.#quotas?.publish(streamName, payloadBytes(checked));
     const outcomes = request.atomic
       ? await appendAtomic(this.#js, this.#appender, stream, checked, options)
       : await this.#appender.appendAll(stream, checked, options);
@@ -81,13 +91,16 @@ export class Producer {
   }
 
   /**
-   * Stores the events of a source as they come, several at a time.
+   * Stores the events of a source as they come, several at a time; within quotas, which slow it.
    *
+   * @param signal the caller is gone.
    * @returns one outcome each, in order.
    */
   async *publishStream(
     source: AsyncIterable<{ stream: string; fields: EventFields | RefusedEvent }>,
     deadlineOf: () => Deadline,
+    principal: Principal,
+    signal: AbortSignal,
   ): AsyncGenerator<Outcome> {
     const open: Promise<Outcome>[] = [];
     let ended = false;
@@ -97,6 +110,7 @@ export class Producer {
     const reading = (async () => {
       for await (const { stream, fields } of source) {
         while (open.length >= MAX_OPEN && !ended) await room.promise;
+        if (this.#quotas) await this.#quotas.paceIn(principal, stream, payloadBytes([fields]), signal);
         if (ended) return;
         open.push(this.#outcomeOf(stream, fields, deadlineOf()));
         wake.resolve();
@@ -133,7 +147,8 @@ export class Producer {
   async #outcomeOf(stream: string, fields: EventFields | RefusedEvent, deadline: Deadline): Promise<Outcome> {
     try {
       if (isRefused(fields)) return fields;
-      return await this.publish(stream, fields, undefined, deadline);
+      const event = newEvent(fields);
+      return await this.#append(await this.#stream(stream, deadline), event, deadline);
     } catch (error) {
       if (!(error instanceof ServiceError)) throw error;
       return { eventId: fields.eventId, error };
@@ -158,6 +173,18 @@ export class Producer {
 const MIN_LOOKUP_MS = 1000;
 /** Events of one publish stream without an outcome; a faster publisher waits. */
 const MAX_OPEN = 1024;
+
+/** Bytes of the payloads; those of events that are refused are none. */
+function payloadBytes(events: readonly (EventFields | NewEvent | RefusedEvent)[]): number {
+  let bytes = 0;
+  for (const event of events) if (!isRefused(event)) bytes += payloadOf(event);
+  return bytes;
+}
+
+function payloadOf(event: EventFields | NewEvent): number {
+  if ("payload" in event) return event.payload.length;
+  return (event.data ?? event.value)?.length ?? 0;
+}
 
 function checkedEvent(
   event: EventFields | RefusedEvent,

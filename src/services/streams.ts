@@ -17,13 +17,14 @@ import { type PartitionState, partitionStates } from "../jetstream/partitions.ts
 import type { Catalog, Compression, SettingsChange, StreamRecord } from "../log/catalog.ts";
 import { maySeeStream, principalKey } from "./access.ts";
 import { deadlineOf } from "./deadline.ts";
+import type { OwnerOf } from "./quotas.ts";
 
 const DEFAULT_PAGE = 100;
 /** Creating or deleting a thousand partitions takes seconds. */
 const ADMIN_TIMEOUT_MS = 60_000;
 
 /** Creates, describes, changes and deletes streams. */
-export function streamService(js: JetStream, catalog: Catalog): ServiceImpl<typeof StreamService> {
+export function streamService(js: JetStream, catalog: Catalog, ownerOf: OwnerOf): ServiceImpl<typeof StreamService> {
   const described = async (
     record: StreamRecord,
     deadline: Deadline,
@@ -34,7 +35,12 @@ export function streamService(js: JetStream, catalog: Catalog): ServiceImpl<type
   return {
     async createStream(request, context) {
       const deadline = deadlineOf(context, ADMIN_TIMEOUT_MS);
-      const { record, created } = await catalog.create(request.name, settingsOf(request), deadline);
+      const { record, created } = await catalog.create(
+        request.name,
+        settingsOf(request),
+        ownerOf(context.values.get(principalKey)),
+        deadline,
+      );
       context.values.set(createdKey, created);
       return described(record, deadline);
     },
@@ -57,7 +63,8 @@ export function streamService(js: JetStream, catalog: Catalog): ServiceImpl<type
     },
     async updateStream(request, context) {
       const deadline = deadlineOf(context, ADMIN_TIMEOUT_MS);
-      return described(await catalog.update(request.streamName, settingsOf(request), deadline), deadline);
+      const owner = (id: string) => ownerOf({ id });
+      return described(await catalog.update(request.streamName, settingsOf(request), owner, deadline), deadline);
     },
     async deleteStream(request, context) {
       await catalog.delete(request.streamName, deadlineOf(context, ADMIN_TIMEOUT_MS));

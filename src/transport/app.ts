@@ -9,6 +9,7 @@ import { EventService } from "../../gen/millrace/v1/events_pb.js";
 import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
 import { principalKey } from "../services/access.ts";
 import type { Identity } from "../services/identity.ts";
+import type { Quotas } from "../services/quotas.ts";
 import { accessInterceptor, askCallers, principalOf } from "./access.ts";
 import type { BodyBudget } from "./body-budget.ts";
 import { type Calls, noteConnectFailure, noteFailure } from "./calls.ts";
@@ -21,6 +22,7 @@ import { errorInterceptor, failedKey, requestIdKey } from "./interceptors.ts";
 import { createListener, type ListenerOptions, type OnePortServer } from "./listener.ts";
 import { type CallLog, createCallLog } from "./log.ts";
 import { OPERATOR_PATHS, type OperatorOptions, operatorPlugin } from "./operator.ts";
+import { holdToQuotas } from "./quotas.ts";
 import { answerFailure, clientError, frameworkError, type HotHandler, restPlugin } from "./rest.ts";
 import { rpcPlugin } from "./rpc.ts";
 import { validateInterceptor } from "./validation.ts";
@@ -33,6 +35,7 @@ export interface AppOptions {
   /** Counts every call. */
   readonly calls: Calls;
   readonly bodies: BodyBudget;
+  readonly quotas: Quotas | undefined;
   /** Origins whose pages may call, or `*` alone. */
   readonly corsOrigins: readonly string[];
   readonly logger: Logger;
@@ -76,6 +79,7 @@ export async function createApp(options: AppOptions): Promise<App> {
   if (options.corsOrigins.length > 0) await app.register(cors, corsOptions(options.corsOrigins));
   askCallers(app as unknown as FastifyInstance, options.identity, options.mounted);
   options.bodies.attach(app);
+  holdToQuotas(app as unknown as FastifyInstance, options.quotas);
   const interceptors = [errorInterceptor(log), accessInterceptor, validateInterceptor];
   await app.register(rpcPlugin, {
     routes: (router: ConnectRouter) => {

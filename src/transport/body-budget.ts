@@ -10,6 +10,7 @@ const budgets = new WeakMap<IncomingMessage, RequestBudget>();
 class RequestBudget {
   readonly #of: BodyBudget;
   #bytes = 0;
+  counted: ((bytes: number) => void) | undefined;
 
   constructor(of: BodyBudget) {
     this.#of = of;
@@ -19,6 +20,7 @@ class RequestBudget {
     if (this.#of.heldBytes + bytes > this.#of.maxBytes) return this.#of.refusal();
     this.#bytes += bytes;
     this.#of.heldBytes += bytes;
+    this.counted?.(bytes);
     return undefined;
   }
 
@@ -67,4 +69,10 @@ export class BodyBudget {
 /** Counts bytes of a body that are kept. @returns why they must not be, if so. */
 export function takeBodyBytes(req: IncomingMessage, bytes: number): ServiceError | undefined {
   return budgets.get(req)?.take(bytes);
+}
+
+/** Tells `count` of the bytes of a request's body as they are taken. */
+export function countBodyBytes(req: IncomingMessage, count: (bytes: number) => void): void {
+  const budget = budgets.get(req);
+  if (budget) budget.counted = count;
 }

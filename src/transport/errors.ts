@@ -71,11 +71,12 @@ export function toConnectError(error: ServiceError, status?: Code): ConnectError
       violations: fields.map(({ field, description }) => ({ type: "OFFSET", subject: field, description })),
     });
   if (error.code === ErrorCode.QUOTA_EXCEEDED)
-    add(connect, QuotaFailureSchema, { violations: [{ subject: "storage", description: error.message }] });
-  if (error.retryAfterMs !== undefined)
-    add(connect, RetryInfoSchema, {
-      retryDelay: { seconds: BigInt(Math.floor(error.retryAfterMs / 1000)), nanos: (error.retryAfterMs % 1000) * 1e6 },
-    });
+    add(connect, QuotaFailureSchema, { violations: [{ subject: error.subject ?? "", description: error.message }] });
+  if (error.retryAfterMs !== undefined) {
+    const ms = Math.ceil(error.retryAfterMs);
+    add(connect, RetryInfoSchema, { retryDelay: { seconds: BigInt(Math.floor(ms / 1000)), nanos: (ms % 1000) * 1e6 } });
+    connect.metadata.set("retry-after", retryAfterText(error.retryAfterMs));
+  }
   return connect;
 }
 
@@ -95,12 +96,13 @@ export function restErrorBody(error: ServiceError): { error: object } {
   };
 }
 
+/** As `Retry-After` says it: whole seconds, never too early. */
+const retryAfterText = (ms: number): string => String(Math.max(1, Math.ceil(ms / 1000)));
+
 /** The headers that go with it. */
 export function restErrorHeaders(error: ServiceError): Record<string, string> {
   return {
-    ...(error.retryAfterMs === undefined
-      ? {}
-      : { "retry-after": String(Math.max(1, Math.ceil(error.retryAfterMs / 1000))) }),
+    ...(error.retryAfterMs === undefined ? {} : { "retry-after": retryAfterText(error.retryAfterMs) }),
     ...(error.allow === undefined ? {} : { allow: error.allow.join(", ") }),
   };
 }

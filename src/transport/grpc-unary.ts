@@ -9,13 +9,13 @@ import {
   toBinary,
 } from "@bufbuild/protobuf";
 import { BinaryWriter } from "@bufbuild/protobuf/wire";
-import { Code, ConnectError } from "@connectrpc/connect";
+import { Code, ConnectError, type ContextKey } from "@connectrpc/connect";
 import { setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { notSerializable } from "../domain/errors.ts";
 import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
 import type { Principal } from "../domain/principal.ts";
-import { authorize, type Named } from "../services/access.ts";
+import { authorize, type Named, principalKey } from "../services/access.ts";
 import type { CallContext } from "../services/deadline.ts";
 import { principalOf } from "./access.ts";
 import { noteFailure } from "./calls.ts";
@@ -81,6 +81,7 @@ export function grpcUnary(
         timeoutMs: () => (timeoutMs === undefined ? undefined : timeoutMs - (performance.now() - startMs)),
         requestHeader: { get: (name) => (req.headers[name] as string | undefined) ?? null },
         signal: caller.signal,
+        values: { get: <T>(key: ContextKey<T>) => (key.id === principalKey.id ? (principal as T) : key.defaultValue) },
       };
       frame = frameOf(
         method.output,

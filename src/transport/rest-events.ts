@@ -53,7 +53,7 @@ export function hotHandlers(producer: Producer, consumer: Consumer): ReadonlyMap
         ) as PollRequest;
         authorize(route.method, principalOf(req), request);
         validate(PollRequestSchema, request);
-        await poll(consumer, request, reply, caller());
+        await poll(consumer, request, req, reply, caller());
       },
     ],
     ["Subscribe", (req, reply, route, caller, fail) => subscribeOverHttp(consumer, req, reply, route, caller(), fail)],
@@ -64,7 +64,12 @@ export function hotHandlers(producer: Producer, consumer: Consumer): ReadonlyMap
         const request = decodeRequest(route, params, queryOf(req), undefined) as ReadPartitionRequest;
         authorize(route.method, principalOf(req), request);
         validate(ReadPartitionRequestSchema, request);
-        const result = await consumer.readPartition(request, deadlineIn(DEFAULT_CALL_TIMEOUT_MS), caller());
+        const result = await consumer.readPartition(
+          request,
+          deadlineIn(DEFAULT_CALL_TIMEOUT_MS),
+          caller(),
+          principalOf(req),
+        );
         send(reply, readBuffer(result, request.payload === PayloadFormat.DATA));
       },
     ],
@@ -96,8 +101,14 @@ async function publishBatch(producer: Producer, req: FastifyRequest, reply: Fast
   send(reply, batchText(result));
 }
 
-async function poll(consumer: Consumer, request: PollRequest, reply: FastifyReply, signal: AbortSignal): Promise<void> {
-  const result = await consumer.poll(request, deadlineIn(DEFAULT_CALL_TIMEOUT_MS), signal);
+async function poll(
+  consumer: Consumer,
+  request: PollRequest,
+  req: FastifyRequest,
+  reply: FastifyReply,
+  signal: AbortSignal,
+): Promise<void> {
+  const result = await consumer.poll(request, deadlineIn(DEFAULT_CALL_TIMEOUT_MS), signal, principalOf(req));
   // Whoever does not get the answer has not been handed the events.
   reply.raw.once("close", () => {
     if (!wasAnswered(reply.raw)) void result.giveBack();

@@ -113,7 +113,13 @@ export function withoutBodyPrefix(error: unknown, route: RestRoute): unknown {
   const details = error.details.map((detail) =>
     detail.field?.startsWith(prefix) ? { ...detail, field: detail.field.slice(prefix.length) } : detail,
   );
-  return new ServiceError(error.code, error.message.replaceAll(prefix, ""), { details, httpStatus: error.httpStatus });
+  const { httpStatus, retryAfterMs, subject } = error;
+  return new ServiceError(error.code, error.message.replaceAll(prefix, ""), {
+    details,
+    httpStatus,
+    subject,
+    ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+  });
 }
 
 /** A response message as the body of its answer. */

@@ -40,7 +40,8 @@ export async function subscribeOverHttp(
 
   const over = new AbortController();
   const ends = AbortSignal.any([signal, over.signal]);
-  const deliveries = whileValid(consumer.subscribe(request, deadlineIn(DEFAULT_CALL_TIMEOUT_MS), ends), principal);
+  const deadline = deadlineIn(DEFAULT_CALL_TIMEOUT_MS);
+  const deliveries = whileValid(consumer.subscribe(request, deadline, ends, principal), principal);
   // What is refused is refused before the answer begins.
   const first = await deliveries.next();
   reply.hijack();

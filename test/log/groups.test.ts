@@ -5,7 +5,7 @@ import { durableName, GROUPS_BUCKET, OFFSETS_BUCKET, partitionStream } from "../
 import type { StreamRecord } from "../../src/log/catalog.ts";
 import { commit } from "../../src/log/commit.ts";
 import { type PollOptions, type PollResult, poll } from "../../src/log/poll.ts";
-import { type Log, openLog } from "../support/log.ts";
+import { type Log, openLog, TESTER } from "../support/log.ts";
 import { startNats } from "../support/nats.ts";
 
 const ACK_WAIT_MS = 400;
@@ -23,7 +23,7 @@ afterAll(async () => {
 });
 
 async function streamOf(events: number, partitions = 1): Promise<StreamRecord> {
-  const { record } = await log.catalog.create(randomUUID(), { partitions }, deadlineIn(10_000));
+  const { record } = await log.catalog.create(randomUUID(), { partitions }, TESTER, deadlineIn(10_000));
   const payload = Buffer.from("1");
   for (let n = 0; n < events; n++)
     await log.appender.append(
@@ -40,7 +40,7 @@ async function take(
   options: Partial<PollOptions> = {},
   by: Log = log,
 ): Promise<PollResult> {
-  const joined = await by.groups.join(group, stream, { start: "earliest" }, deadlineIn(5000));
+  const joined = await by.groups.join(group, stream, { start: "earliest", owner: TESTER }, deadlineIn(5000));
   return poll(by.catalog, by.groups, joined, {
     reader: {},
     seekTo: undefined,
@@ -58,7 +58,14 @@ async function take(
 
 const offsetsOf = (result: PollResult): number[] => result.events.map((event) => event.offset);
 const committing = (stream: StreamRecord, group: string, offset: number, partition = 0) =>
-  commit(log.catalog, log.groups, group, [{ stream: stream.name, partition, offset }], {}, deadlineIn(5000));
+  commit(
+    log.catalog,
+    log.groups,
+    group,
+    [{ stream: stream.name, partition, offset }],
+    { owner: TESTER },
+    deadlineIn(5000),
+  );
 
 /** Polls until something comes, within a limit. */
 async function takeSome(stream: StreamRecord, group: string, options: Partial<PollOptions> = {}): Promise<number[]> {
@@ -123,7 +130,7 @@ describe("poll", () => {
   });
 
   test("hands out at most maxBytes, but always one event", async () => {
-    const { record } = await log.catalog.create(randomUUID(), {}, deadlineIn(5000));
+    const { record } = await log.catalog.create(randomUUID(), {}, TESTER, deadlineIn(5000));
     for (const size of [500, 500, 500])
       await log.appender.append(
         record,
@@ -135,7 +142,7 @@ describe("poll", () => {
   });
 
   test("bounds an answer by what compressed payloads inflate to", async () => {
-    const { record } = await log.catalog.create(randomUUID(), { compression: "gzip" }, deadlineIn(5000));
+    const { record } = await log.catalog.create(randomUUID(), { compression: "gzip" }, TESTER, deadlineIn(5000));
     for (let i = 0; i < 3; i++)
       await log.appender.append(
         record,
@@ -188,7 +195,9 @@ describe("commit", () => {
     const stream = await streamOf(4, 2);
     await take(stream, "g");
     const entries = [0, 0].map((offset) => ({ stream: stream.name, partition: 0, offset }));
-    await expect(commit(log.catalog, log.groups, "g", entries, {}, deadlineIn(5000))).rejects.toThrow("earlier entry");
+    await expect(commit(log.catalog, log.groups, "g", entries, { owner: TESTER }, deadlineIn(5000))).rejects.toThrow(
+      "earlier entry",
+    );
     expect((await take(stream, "g")).partitions[0]!.committedOffset).toBeUndefined();
   });
 });
@@ -203,7 +212,7 @@ describe("a gateway that ended without a word", () => {
       killed.groups,
       "g",
       [{ stream: stream.name, partition: 0, offset: 0 }],
-      {},
+      { owner: TESTER },
       deadlineIn(5000),
     );
     await take(stream, "g", { limit: 3 }, killed);
@@ -229,7 +238,7 @@ test("what a gateway looks up and follows of groups leaves no consumer behind", 
   const stream = await streamOf(1);
   const before = await consumers();
   for (const group of ["a", "b", "c"]) {
-    const joined = await log.groups.join(group, stream, { start: "earliest" }, deadlineIn(5000));
+    const joined = await log.groups.join(group, stream, { start: "earliest", owner: TESTER }, deadlineIn(5000));
     await (await log.groups.followCommits(joined))[Symbol.asyncDispose]();
     expect(await log.groups.records(group, deadlineIn(5000))).toHaveLength(1);
   }

@@ -8,7 +8,7 @@ import { seekGroup } from "../../src/log/group-admin.ts";
 import type { OffsetRecord } from "../../src/log/group-partition.ts";
 import type { GroupInStream } from "../../src/log/groups.ts";
 import { type PollOptions, type PollResult, poll } from "../../src/log/poll.ts";
-import { type Log, openLog } from "../support/log.ts";
+import { type Log, openLog, TESTER } from "../support/log.ts";
 import { startNats, type TestNats } from "../support/nats.ts";
 import { freshName } from "../support/service.ts";
 import { eventually } from "../support/wait.ts";
@@ -31,7 +31,7 @@ afterAll(async () => {
 
 /** A stream with so many events in each partition. */
 async function streamOf(partitions: number, events: number): Promise<StreamRecord> {
-  const { record } = await here.catalog.create(freshName(), { partitions }, deadlineIn(10_000));
+  const { record } = await here.catalog.create(freshName(), { partitions }, TESTER, deadlineIn(10_000));
   const payload = Buffer.from("1");
   for (let n = 0; n < events * partitions; n++)
     await here.appender.append(
@@ -43,7 +43,7 @@ async function streamOf(partitions: number, events: number): Promise<StreamRecor
 }
 
 const join = (by: Log, stream: StreamRecord): Promise<GroupInStream> =>
-  by.groups.join("g", stream, { start: "earliest" }, deadlineIn(5000));
+  by.groups.join("g", stream, { start: "earliest", owner: TESTER }, deadlineIn(5000));
 
 async function pollAs(by: Log, stream: StreamRecord, id: string, options: Partial<PollOptions> = {}) {
   return poll(by.catalog, by.groups, await join(by, stream), {
@@ -67,7 +67,7 @@ const commitAs = (by: Log, stream: StreamRecord, id: string, partition: number, 
     by.groups,
     "g",
     [{ stream: stream.name, partition, offset }],
-    { memberId: id, generation },
+    { memberId: id, generation, owner: TESTER },
     deadlineIn(5000),
   );
 

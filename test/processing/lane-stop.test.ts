@@ -9,7 +9,7 @@ import { type Checkpoint, JournalNames } from "../../src/processing/checkpoint.t
 import { Lane } from "../../src/processing/lane.ts";
 import type { LaneSpec } from "../../src/processing/lane-spec.ts";
 import type { ProcessorRecord } from "../../src/processing/record.ts";
-import { openLog } from "../support/log.ts";
+import { openLog, TESTER } from "../support/log.ts";
 import { startNats } from "../support/nats.ts";
 import { eventually } from "../support/wait.ts";
 
@@ -67,8 +67,8 @@ test.each<[string, OperationFields[], number]>([
   const { js, catalog, appender } = storage;
   const deadline = deadlineIn(30_000);
   const settings = { partitions: 1, replicationFactor: 1 };
-  const { record: source } = await catalog.create("in", settings, deadline);
-  const { record: sink } = await catalog.create("out", settings, deadline);
+  const { record: source } = await catalog.create("in", settings, TESTER, deadline);
+  const { record: sink } = await catalog.create("out", settings, TESTER, deadline);
   const record: ProcessorRecord = {
     id: "proc_stop",
     name: "p",

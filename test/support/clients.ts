@@ -20,7 +20,12 @@ import { ConnectError, type Transport } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
 import { createGrpcWebTransport } from "@connectrpc/connect-web";
 import * as grpc from "@grpc/grpc-js";
-import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "../../gen/google/rpc/error_details_pb.js";
+import {
+  BadRequestSchema,
+  ErrorInfoSchema,
+  QuotaFailureSchema,
+  RetryInfoSchema,
+} from "../../gen/google/rpc/error_details_pb.js";
 import { ConsumerGroupService } from "../../gen/millrace/v1/consumers_pb.js";
 import {
   EventService,
@@ -309,6 +314,10 @@ export class ApiFailure extends Error {
   readonly description: string;
   readonly details: readonly ErrorDetail[];
   readonly retryAfterMs: number | undefined;
+  /** The `retry-after` header, or RPC metadata of that name. */
+  readonly retryAfter: string | undefined;
+  /** Whose quotas a QuotaFailure names. */
+  readonly quotaSubjects: readonly string[];
 
   constructor(
     code: number,
@@ -317,6 +326,8 @@ export class ApiFailure extends Error {
     description: string,
     details: readonly ErrorDetail[],
     retryAfterMs?: number,
+    retryAfter?: string,
+    quotaSubjects: readonly string[] = [],
   ) {
     super(`${code} ${name} (${status}): ${description}`);
     this.code = code;
@@ -325,6 +336,8 @@ export class ApiFailure extends Error {
     this.description = description;
     this.details = details;
     this.retryAfterMs = retryAfterMs;
+    this.retryAfter = retryAfter;
+    this.quotaSubjects = quotaSubjects;
   }
 }
 
@@ -344,55 +357,58 @@ export interface Protocol {
   readonly name: string;
   /** Whether a failure's status is HTTP's. */
   readonly isRest: boolean;
-  readonly connect: (url: string) => Api;
+  readonly connect: (url: string, headers?: CallOptions["headers"]) => Api;
 }
 
-/** Every way to speak with the service. */
+/** Every way to speak with the service. `headers` go with every call. */
 export const protocols: readonly Protocol[] = [
   {
     name: "REST over HTTP/1.1",
     isRest: true,
-    connect: (url) => new RestApi(fetchSender(url)),
+    connect: (url, headers) => new RestApi(fetchSender(url), headers),
   },
-  { name: "REST over h2c", isRest: true, connect: (url) => new RestApi(http2Sender(url)) },
+  { name: "REST over h2c", isRest: true, connect: (url, headers) => new RestApi(http2Sender(url), headers) },
   {
     name: "Connect JSON over HTTP/1.1",
     isRest: false,
-    connect: (baseUrl) =>
-      new RpcApi(unaryOf(createConnectTransport({ baseUrl, httpVersion: "1.1", useBinaryFormat: false }))),
+    connect: (baseUrl, headers) =>
+      new RpcApi(unaryOf(createConnectTransport({ baseUrl, httpVersion: "1.1", useBinaryFormat: false })), headers),
   },
   {
     name: "Connect over h2c",
     isRest: false,
-    connect: (baseUrl) => {
+    connect: (baseUrl, headers) => {
       const sessionManager = new Http2SessionManager(baseUrl);
       const transport = createConnectTransport({ baseUrl, httpVersion: "2", useBinaryFormat: true, sessionManager });
-      return new RpcApi({ ...unaryOf(transport), bidi: bidiOf(transport), close: () => sessionManager.abort() });
+      const close = () => sessionManager.abort();
+      return new RpcApi({ ...unaryOf(transport), bidi: bidiOf(transport), close }, headers);
     },
   },
   {
     name: "Connect with GET",
     isRest: false,
-    connect: (baseUrl) =>
+    connect: (baseUrl, headers) =>
       new RpcApi(
         unaryOf(createConnectTransport({ baseUrl, httpVersion: "1.1", useBinaryFormat: true, useHttpGet: true })),
+        headers,
       ),
   },
   {
     name: "gRPC",
     isRest: false,
-    connect: (baseUrl) => {
+    connect: (baseUrl, headers) => {
       const sessionManager = new Http2SessionManager(baseUrl);
       const transport = createGrpcTransport({ baseUrl, sessionManager });
-      return new RpcApi({ ...unaryOf(transport), bidi: bidiOf(transport), close: () => sessionManager.abort() });
+      const close = () => sessionManager.abort();
+      return new RpcApi({ ...unaryOf(transport), bidi: bidiOf(transport), close }, headers);
     },
   },
   {
     name: "gRPC-Web over HTTP/1.1",
     isRest: false,
-    connect: (baseUrl) => new RpcApi(unaryOf(createGrpcWebTransport({ baseUrl }))),
+    connect: (baseUrl, headers) => new RpcApi(unaryOf(createGrpcWebTransport({ baseUrl })), headers),
   },
-  { name: "gRPC by grpc-js", isRest: false, connect: (url) => new RpcApi(grpcJsCaller(url)) },
+  { name: "gRPC by grpc-js", isRest: false, connect: (url, headers) => new RpcApi(grpcJsCaller(url), headers) },
 ];
 
 /** Those that can send and receive many messages in one call. */
@@ -501,10 +517,12 @@ export async function rawRequest(
 
 class RestApi implements Api {
   readonly #sender: HttpSender;
+  readonly #headers: CallOptions["headers"];
   readonly processors = restProcessors((...call) => this.#call(...call), pathPart);
 
-  constructor(sender: HttpSender) {
+  constructor(sender: HttpSender, headers: CallOptions["headers"] = {}) {
     this.#sender = sender;
+    this.#headers = headers;
   }
 
   createStream(request: StreamRequest, options?: CallOptions): Promise<StreamInfo> {
@@ -592,7 +610,7 @@ class RestApi implements Api {
       method,
       path: `/api/v1${path}${queryText(query)}`,
       body: body === undefined ? undefined : JSON.stringify(body),
-      options,
+      options: { ...options, headers: { ...this.#headers, ...options.headers } },
     });
     let json: unknown;
     try {
@@ -604,7 +622,7 @@ class RestApi implements Api {
     const { code, message, description, details = [] } = (json as ErrorBody).error;
     const retryAfter = answer.headers["retry-after"];
     const retryAfterMs = retryAfter === undefined ? undefined : Number(retryAfter) * 1000;
-    throw new ApiFailure(code, message, answer.status, description, details, retryAfterMs);
+    throw new ApiFailure(code, message, answer.status, description, details, retryAfterMs, retryAfter);
   }
 }
 
@@ -635,7 +653,7 @@ function readEvent(event: StoredEvent): StoredEvent {
 // RPC
 
 type Unary = (method: DescMethodUnary, message: Message, options: CallOptions) => Promise<Message>;
-type Bidi = (requests: AsyncIterable<Message>) => AsyncIterable<Message>;
+type Bidi = (requests: AsyncIterable<Message>, headers: CallOptions["headers"]) => AsyncIterable<Message>;
 
 interface RpcCaller {
   readonly unary: Unary;
@@ -658,14 +676,14 @@ function unaryOf(transport: Transport): RpcCaller {
 }
 
 function bidiOf(transport: Transport): Bidi {
-  return async function* (requests) {
+  return async function* (requests, headers) {
     const { publishStream } = EventService.method;
     try {
       const answer = await transport.stream(
         publishStream,
         AbortSignal.timeout(HANG_MS),
         undefined,
-        undefined,
+        headers,
         requests as never,
       );
       yield* answer.message as AsyncIterable<Message>;
@@ -679,15 +697,19 @@ function failureOfConnect(error: ConnectError): ApiFailure {
   const [info] = error.findDetails(ErrorInfoSchema);
   const [fields] = error.findDetails(BadRequestSchema);
   const [retry] = error.findDetails(RetryInfoSchema);
-  return rpcFailure(error.code, error.rawMessage, info, fields, retry);
+  const [quota] = error.findDetails(QuotaFailureSchema);
+  const retryAfter = error.metadata.get("retry-after") ?? undefined;
+  return rpcFailure(error.code, error.rawMessage, retryAfter, info, fields, retry, quota);
 }
 
 function rpcFailure(
   status: number,
   description: string,
+  retryAfter: string | undefined,
   info: MessageShape<typeof ErrorInfoSchema> | undefined,
   fields: MessageShape<typeof BadRequestSchema> | undefined,
   retry: MessageShape<typeof RetryInfoSchema> | undefined,
+  quota: MessageShape<typeof QuotaFailureSchema> | undefined,
 ): ApiFailure {
   const details: ErrorDetail[] = (fields?.fieldViolations ?? []).map((violation) => ({
     ...(violation.field ? { field: violation.field } : {}),
@@ -702,6 +724,8 @@ function rpcFailure(
     description,
     details,
     retryAfterMs,
+    retryAfter,
+    quota?.violations.map(({ subject }) => subject),
   );
 }
 
@@ -730,11 +754,14 @@ function grpcJsCaller(url: string): RpcCaller {
         );
         signal?.addEventListener("abort", () => call.cancel(), { once: true });
       }),
-    async *bidi(requests) {
+    async *bidi(requests, headers = {}) {
+      const metadata = new grpc.Metadata();
+      for (const [name, value] of Object.entries(headers)) metadata.set(name, value);
       const call = client.makeBidiStreamRequest<Message, Message>(
         pathOf(EventService.method.publishStream),
         (request) => Buffer.from(toBinary(PublishStreamRequestSchema, request as never)),
         (bytes) => fromBinary(PublishStreamResponseSchema, bytes),
+        metadata,
         { deadline: Date.now() + HANG_MS },
       );
       const sending = (async () => {
@@ -757,7 +784,15 @@ function failureOfGrpc(error: grpc.ServiceError): ApiFailure {
   const details = bytes === undefined ? [] : statusDetails(bytes as Buffer);
   const find = <S extends DescMessage>(schema: S) =>
     details.map((any) => anyUnpack(any, schema)).find((found) => found);
-  return rpcFailure(error.code, error.details, find(ErrorInfoSchema), find(BadRequestSchema), find(RetryInfoSchema));
+  return rpcFailure(
+    error.code,
+    error.details,
+    error.metadata?.get("retry-after")[0] as string | undefined,
+    find(ErrorInfoSchema),
+    find(BadRequestSchema),
+    find(RetryInfoSchema),
+    find(QuotaFailureSchema),
+  );
 }
 
 /** The details of a google.rpc.Status. */
@@ -774,13 +809,15 @@ function statusDetails(bytes: Uint8Array): MessageShape<typeof AnySchema>[] {
 
 class RpcApi implements Api {
   readonly #caller: RpcCaller;
+  readonly #headers: CallOptions["headers"];
   readonly processors = rpcProcessors((...call) => this.#call(...call));
   readonly publishStream?: NonNullable<Api["publishStream"]>;
 
-  constructor(caller: RpcCaller) {
+  constructor(caller: RpcCaller, headers: CallOptions["headers"] = {}) {
     this.#caller = caller;
+    this.#headers = headers;
     const { bidi } = caller;
-    if (bidi) this.publishStream = (requests) => publishStream(bidi, requests);
+    if (bidi) this.publishStream = (requests) => publishStream((messages) => bidi(messages, headers), requests);
   }
 
   async createStream(request: StreamRequest, options?: CallOptions): Promise<StreamInfo> {
@@ -852,11 +889,15 @@ class RpcApi implements Api {
 
   async #call<T>(method: DescMethodUnary, request: object, options: CallOptions = {}): Promise<T> {
     const message = messageOf(method.input, request);
-    return plain(method.output, await this.#caller.unary(method, message, options)) as T;
+    const headers = { ...this.#headers, ...options.headers };
+    return plain(method.output, await this.#caller.unary(method, message, { ...options, headers })) as T;
   }
 }
 
-async function* publishStream(bidi: Bidi, requests: AsyncIterable<StreamedEvent>): AsyncGenerator<PublishResult> {
+async function* publishStream(
+  bidi: (messages: AsyncIterable<Message>) => AsyncIterable<Message>,
+  requests: AsyncIterable<StreamedEvent>,
+): AsyncGenerator<PublishResult> {
   async function* messages() {
     for await (const request of requests) yield messageOf(PublishStreamRequestSchema, request);
   }

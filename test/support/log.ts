@@ -1,8 +1,12 @@
 import { pino } from "pino";
+import type { Owner } from "../../src/domain/quota.ts";
 import { connectJetStream, type JetStream } from "../../src/jetstream/connection.ts";
 import { Appender } from "../../src/log/append.ts";
 import { Catalog } from "../../src/log/catalog.ts";
 import { Groups } from "../../src/log/groups.ts";
+
+/** Whose everything is here. */
+export const TESTER: Owner = { id: "tester" };
 
 const logger = pino({ level: "silent" });
 
@@ -21,6 +25,7 @@ export async function openLog(url: string, ackWaitMs = 30_000): Promise<Log> {
     replicas: 1,
     defaults: { ackWaitMs, sessionTimeoutMs: 30_000 },
     log: logger,
+    hasStream: (name, id) => catalog.known(name)?.id === id,
     deadLetters: { appender, findStream: (name, deadline) => catalog.find(name, deadline) },
   });
   const catalog: Catalog = await Catalog.open(js, 1, (stream, deadline) => groups.forgetStream(stream, deadline));

@@ -5,8 +5,6 @@ import { digest } from "../domain/hash.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { type Bucket, openBucket } from "../jetstream/kv.ts";
 
-/** The bucket of processes that run processors. */
-const NODES_BUCKET = "mr_nodes";
 const BEAT_MS = 1000;
 /** A process that is silent for this long, by the observer's own clock, counts as gone. */
 const SILENCE_MS = 5000;
@@ -16,7 +14,7 @@ interface Beat {
   readonly atMs: number;
 }
 
-/** Which processes run processors: each says so every second. It decides where lanes run, never whether they are right. */
+/** Which processes take part in something: each says so every second in a bucket. It is a hint of who shares work, never a lock. */
 export class Presence implements AsyncDisposable {
   readonly id = randomBytes(8).toString("hex");
   readonly #bucket: Bucket<Beat>;
@@ -33,9 +31,15 @@ export class Presence implements AsyncDisposable {
     this.#log = log;
   }
 
-  /** @param isMember whether this process runs processors, or only wants to know who does. */
-  static async open(js: JetStream, replicas: number, isMember: boolean, log: Logger): Promise<Presence> {
-    const presence = new Presence(await openBucket<Beat>(js, NODES_BUCKET, replicas), isMember, log);
+  /** @param isMember whether this process takes part, or only wants to know who does. */
+  static async open(
+    js: JetStream,
+    bucket: string,
+    replicas: number,
+    isMember: boolean,
+    log: Logger,
+  ): Promise<Presence> {
+    const presence = new Presence(await openBucket<Beat>(js, bucket, replicas), isMember, log);
     let loaded = false;
     presence.#watch = await presence.#bucket.watch(">", ({ key, value }) => {
       // What was there before may be of a process long gone; clocks are compared for that first look only.
