@@ -90,12 +90,12 @@ export class HttpConnection {
   }
 }
 
-/** A whole request with a JSON body. */
-export function jsonRequest(path: string, body: string): Buffer {
+/** A whole request with a JSON body. @param headers more lines, each with its end. */
+export function jsonRequest(path: string, body: string, headers = ""): Buffer {
   const bytes = Buffer.from(body);
   return Buffer.concat([
     Buffer.from(
-      `POST ${path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: ${bytes.length}\r\n\r\n`,
+      `POST ${path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: ${bytes.length}\r\n${headers}\r\n`,
     ),
     bytes,
   ]);

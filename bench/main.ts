@@ -7,6 +7,7 @@ import { connectJetStream, type JetStream } from "../src/jetstream/connection.ts
 import { openBucket } from "../src/jetstream/kv.ts";
 import { durableName, partitionStream } from "../src/jetstream/names.ts";
 import { partitionState } from "../src/jetstream/partitions.ts";
+import { FLOOD_ENV, type FloodRun, floodText, runFlood } from "./flood.ts";
 import { GrpcLoad } from "./grpc-load.ts";
 import { type LiveRun, liveText, runLive } from "./live.ts";
 import type { Load } from "./load.ts";
@@ -224,10 +225,20 @@ async function main(options: Options): Promise<void> {
       memory = await runMemory(fresh, await bench.createStream(), options.memoryEvents);
       console.log(memory ? memoryText(memory, options.memoryEvents) : "memory: this system does not tell");
     }
+    let flood: FloodRun | undefined;
+    if (options.parts.has("flood")) {
+      const guarded = await processes.startNode("guarded gateway", "src/main.ts", nats.url, FLOOD_ENV);
+      flood = await runFlood(guarded, options);
+      console.log(`${floodText(flood)}\n`);
+    }
     if (options.jsonFile !== undefined)
       writeFileSync(
         options.jsonFile,
-        JSON.stringify({ machine, options: { ...options, parts: [...options.parts] }, results, live, memory }, null, 2),
+        JSON.stringify(
+          { machine, options: { ...options, parts: [...options.parts] }, results, live, memory, flood },
+          null,
+          2,
+        ),
       );
   } catch (error) {
     progress(processes.logTail("gateway"));

@@ -57,9 +57,14 @@ jetstream { store_dir: ${JSON.stringify(join(this.folder, "store"))}, max_file_s
   }
 
   /** A program of this repository that prints the URL on which it listens. */
-  async startNode(name: string, program: string, natsUrl: string): Promise<Started> {
+  async startNode(name: string, program: string, natsUrl: string, env: Record<string, string> = {}): Promise<Started> {
     const file = fileURLToPath(new URL(`../${program}`, import.meta.url));
-    const child = this.#spawn(name, process.execPath, [file], { NATS_URL: natsUrl, PORT: "0", HOST: "127.0.0.1" });
+    const child = this.#spawn(name, process.execPath, [file], {
+      NATS_URL: natsUrl,
+      PORT: "0",
+      HOST: "127.0.0.1",
+      ...env,
+    });
     const until = Date.now() + START_MS;
     while (Date.now() < until) {
       this.#check(child, name);

@@ -232,7 +232,7 @@ export const comments = {
   "millrace.v1.ErrorCode.ERROR_CODE_PERMISSION_DENIED": "The caller has no right to do this.",
   "millrace.v1.ErrorCode.ERROR_CODE_PRECONDITION_FAILED": "A condition of the request does not hold, for example `expectedOffset`; nothing was stored.",
   "millrace.v1.ErrorCode.ERROR_CODE_PROCESSOR_NOT_FOUND": "The processor does not exist.",
-  "millrace.v1.ErrorCode.ERROR_CODE_QUOTA_EXCEEDED": "A rate, throughput or storage quota is used up.",
+  "millrace.v1.ErrorCode.ERROR_CODE_QUOTA_EXCEEDED": "A quota of requests, bytes, numbers of things or storage is used up; `Retry-After` says when to try again.",
   "millrace.v1.ErrorCode.ERROR_CODE_RESOURCE_NOT_FOUND": "The row of a table, the window of a processor or the API key does not exist.",
   "millrace.v1.ErrorCode.ERROR_CODE_SERIALIZATION_ERROR": "A body can't be parsed or decoded (400), a value is too large (413), a content type or encoding is not known (415).",
   "millrace.v1.ErrorCode.ERROR_CODE_STREAM_NOT_FOUND": "The stream does not exist.",

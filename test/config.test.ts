@@ -1,5 +1,7 @@
-import { availableParallelism } from "node:os";
-import { describe, expect, test } from "vitest";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { availableParallelism, tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, expect, onTestFinished, test } from "vitest";
 import { loadConfig } from "../src/config.ts";
 
 describe("loadConfig", () => {
@@ -61,6 +63,35 @@ describe("loadConfig", () => {
       corsOrigins: [],
       drainMs: 0,
     });
+  });
+
+  test("reads quotas as JSON or from a file", () => {
+    const text =
+      '{"principals":{"*":{"in":{"requestsPerSecond":5},"max":{"streams":0}}},"streams":{"a-*":{"out":{"bytesPerSecond":10,"burstSeconds":2}}}}';
+    const quotas = {
+      principals: new Map([["*", { in: { requestsPerSecond: 5, burstSeconds: 1 }, max: { streams: 0 } }]]),
+      streams: new Map([["a-*", { out: { bytesPerSecond: 10, burstSeconds: 2 } }]]),
+    };
+    expect(loadConfig({ MILLRACE_QUOTAS: text }).quotas).toEqual(quotas);
+    const folder = mkdtempSync(join(tmpdir(), "millrace-config-"));
+    onTestFinished(() => rmSync(folder, { recursive: true }));
+    writeFileSync(join(folder, "quotas.json"), text);
+    expect(loadConfig({ MILLRACE_QUOTAS: join(folder, "quotas.json") }).quotas).toEqual(quotas);
+  });
+
+  test.each([
+    ["{", "JSON"],
+    ["/nowhere/quotas.json", "no such file"],
+    ['{"users":{}}', '"users"'],
+    ['{"principals":[]}', "principals is no JSON object"],
+    ['{"principals":{"a":{"requests":1}}}', '"requests"'],
+    ['{"principals":{"a":{"in":{"requestsPerSecond":0}}}}', "requestsPerSecond must be a number from 0.001"],
+    ['{"principals":{"a":{"in":{"bytesPerSecond":"1"}}}}', "bytesPerSecond must be a number"],
+    ['{"principals":{"a":{"max":{"streams":1.5}}}}', "streams must be a whole number from 0"],
+    ['{"streams":{"a":{"max":{"streams":1}}}}', '"max"'],
+  ])("MILLRACE_QUOTAS=%s is refused", (text, fault) => {
+    expect(() => loadConfig({ MILLRACE_QUOTAS: text })).toThrow(`MILLRACE_QUOTAS: `);
+    expect(() => loadConfig({ MILLRACE_QUOTAS: text })).toThrow(fault);
   });
 
   test.each(["127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1", "localhost", "LocalHost"])(

@@ -41,7 +41,8 @@ function document(): string {
 
 Over REST: \`{"error":{"code":1001,"message":"STREAM_NOT_FOUND","description":"…","details":[…]}}\`. Over gRPC, gRPC-Web and Connect: the
 status, with a \`google.rpc.ErrorInfo\` whose \`reason\` is the name and whose \`metadata.code\` is the number; INVALID_ARGUMENT also
-carries a \`google.rpc.BadRequest\`, and what may be retried later a \`google.rpc.RetryInfo\`.
+carries a \`google.rpc.BadRequest\`, QUOTA_EXCEEDED a \`google.rpc.QuotaFailure\` that names whose quota it is, and what may be retried later
+a \`google.rpc.RetryInfo\` and the metadata \`retry-after\`, which is the header \`Retry-After\` over REST.
 
 | Code | Name | HTTP | gRPC | Retry helps | Took effect | Meaning |
 |---|---|---|---|---|---|---|

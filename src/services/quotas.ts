@@ -123,16 +123,19 @@ export class Quotas {
     return Math.max(1, Math.floor(Math.min(asked, ...bursts)));
   }
 
-  /** Waits until what a stream sends in may go on, and counts so many bytes; at most until a signal is aborted. */
+  /** Waits until a stream may send one more event in, and counts it as a request; at most until a signal is aborted. */
   async paceIn(principal: Principal, stream: string, bytes: number, signal: AbortSignal): Promise<void> {
     const accounts = this.#both(principal, stream);
-    await this.#whileInDebt(accounts, "in", signal);
-    for (const account of accounts) account.in?.bytes?.take(bytes, ...this.#now());
+    await this.#pace(accounts, "in", 1, signal);
+    for (const account of accounts) {
+      account.in?.requests?.take(1, ...this.#now());
+      account.in?.bytes?.take(bytes, ...this.#now());
+    }
   }
 
   /** Waits until a stream that is read may go on; at most until a signal is aborted. */
   async paceOut(principal: Principal, stream: string, signal: AbortSignal): Promise<void> {
-    await this.#whileInDebt(this.#both(principal, stream), "out", signal);
+    await this.#pace(this.#both(principal, stream), "out", 0, signal);
   }
 
   /** Whose things a principal makes are, with its maxima. */
@@ -142,9 +145,18 @@ export class Quotas {
     return [this.#account("principal", id), this.#account("stream", stream)];
   }
 
-  async #whileInDebt(accounts: readonly Account[], direction: Direction, signal: AbortSignal): Promise<void> {
+  /** Waits until there are so many requests, and no bytes are owed. */
+  async #pace(
+    accounts: readonly Account[],
+    direction: Direction,
+    requests: number,
+    signal: AbortSignal,
+  ): Promise<void> {
     for (let isFirst = true; !signal.aborted; isFirst = false) {
-      const waits = accounts.map((account) => account[direction]?.bytes?.waitMs(0, ...this.#now()) ?? 0);
+      const waits = accounts.flatMap(({ [direction]: side }) => [
+        requests > 0 ? (side?.requests?.waitMs(requests, ...this.#now()) ?? 0) : 0,
+        side?.bytes?.waitMs(0, ...this.#now()) ?? 0,
+      ]);
       const waitMs = Math.max(...waits);
       if (waitMs === 0) return;
       if (isFirst) this.pauses++;

@@ -18,8 +18,8 @@ describe("a bucket of 10 a second and at most 20", () => {
     const it = bucket();
     it.take(taken, 1000);
     expect(it.waitMs(cost, 1000)).toBeCloseTo(waitMs, 6);
-    expect(it.waitMs(cost, 1000 + waitMs)).toBe(0);
     if (waitMs > 1) expect(it.waitMs(cost, 1000 + waitMs - 1)).toBeGreaterThan(0);
+    expect(it.waitMs(cost, 1000 + waitMs)).toBe(0);
   });
 
   test("fills no further than its bound", () => {

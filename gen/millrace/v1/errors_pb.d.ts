@@ -170,7 +170,7 @@ export enum ErrorCode {
   SERIALIZATION_ERROR = 1004,
 
   /**
-   * A rate, throughput or storage quota is used up.
+   * A quota of requests, bytes, numbers of things or storage is used up; `Retry-After` says when to try again.
    *
    * @generated from enum value: ERROR_CODE_QUOTA_EXCEEDED = 1005;
    */
