@@ -67,10 +67,10 @@ export async function openProcessing(
       }),
     );
   const calls = {
-    ...processorService(js, processors, ownerOf),
+    ...processorService(js, processors, savepoints.store, ownerOf),
     ...savepointCalls(savepoints, processors),
     ...sideEventCalls(js, processors, draining),
-    ...dryRunCalls(dryRuns),
+    ...dryRunCalls(dryRuns, processors),
   };
   const mounted = [
     mount(ProcessorService, calls),

@@ -113,9 +113,18 @@ export const unavailable = (description: string, cause?: unknown): ServiceError 
   new ServiceError(ErrorCode.UNAVAILABLE, description, { cause, retryAfterMs: 1000 });
 
 /** @param subject whose quota it is, such as `stream:orders` or `storage`. @param retryAfterMs when a repeat may succeed. */
-export const quotaExceeded = (
+export function quotaExceeded(
   subject: string,
   description: string,
   retryAfterMs: number,
   cause?: unknown,
-): ServiceError => new ServiceError(ErrorCode.QUOTA_EXCEEDED, description, { subject, retryAfterMs, cause });
+): ServiceError {
+  // Nobody reads its stack, which would be a good part of what a flood costs.
+  const { stackTraceLimit } = Error;
+  Error.stackTraceLimit = 0;
+  try {
+    return new ServiceError(ErrorCode.QUOTA_EXCEEDED, description, { subject, retryAfterMs, cause });
+  } finally {
+    Error.stackTraceLimit = stackTraceLimit;
+  }
+}

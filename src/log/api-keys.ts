@@ -25,11 +25,14 @@ interface Known {
   readonly revocation: AbortController;
 }
 
+/** Reports of what was revoked so many revocations ago are in long since. */
+const KEPT_REVOKED = 10_000;
+
 /** The API keys there are. Any gateway may make and revoke; all learn of it by a watch. */
 export class ApiKeys implements AsyncDisposable {
   readonly #bucket: Bucket<ApiKeyRecord>;
   readonly #known = new Map<string, Known>();
-  /** Ids are never used again, so a late report of a key that was revoked here is told from a new key. */
+  /** Ids are never used again, so a late report of a key that was revoked is told from a new key; the last so many. */
   readonly #revoked = new Set<string>();
   #watch: AsyncDisposable | undefined;
 
@@ -112,6 +115,7 @@ export class ApiKeys implements AsyncDisposable {
 
   #forget(id: string): void {
     this.#revoked.add(id);
+    if (this.#revoked.size > KEPT_REVOKED) this.#revoked.delete(this.#revoked.values().next().value!);
     this.#known.get(id)?.revocation.abort();
     this.#known.delete(id);
   }

@@ -13,6 +13,8 @@ export interface SavepointRecord {
   readonly processorId: string;
   readonly generation: number;
   readonly source: string;
+  /** Undefined for one of before sinks were noted: only those with the right admin see it. */
+  readonly sink?: string;
   readonly sourceId: string;
   /** Undefined without windows. */
   readonly stage: WindowStage | undefined;

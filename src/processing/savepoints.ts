@@ -102,7 +102,7 @@ export class Savepoints {
     deadline: Deadline,
   ): Promise<SavepointRecord | undefined> {
     const before = await this.#whenAtRest(record, deadline);
-    const { id: processorId, source, sourceId, generation, topology } = record;
+    const { id: processorId, source, sink, sourceId, generation, topology } = record;
     const { stage } = topology;
     const lanes: LaneSeed[] = [];
     let bytes = 0;
@@ -120,7 +120,7 @@ export class Savepoints {
     const after = await placedCheckpoints(this.#js, record, deadline);
     if (after.some((each, lane) => each?.seq !== before[lane]!.seq)) return undefined;
     const createdAtMs = Date.now();
-    return { name, processorId, generation, source, sourceId, stage, createdAtMs, dataId, bytes, lanes };
+    return { name, processorId, generation, source, sink, sourceId, stage, createdAtMs, dataId, bytes, lanes };
   }
 
   /** Waits until every lane has ended at a last commit, or its owner is gone. */

@@ -23,7 +23,6 @@ export interface Named {
   readonly events?: readonly object[];
   readonly source?: string;
   readonly sink?: string | undefined;
-  readonly savepoint?: string | undefined;
   readonly config?: object | undefined;
 }
 
@@ -113,14 +112,12 @@ const RULES: ReadonlyMap<DescMethod, Rule> = new Map<DescMethod, Rule>([
     ProcessorService.method.createProcessor,
     {
       ever: (own) => own.processors && own.hasAny("consume") && own.hasAny("publish"),
-      refusal: (own, { source = "", sink = "", savepoint }) =>
-        savepoint
-          ? "begin from a savepoint"
-          : own.consume(source)
-            ? own.publish(sink)
-              ? undefined
-              : `publish ${quoted("stream", sink)}`
-            : `consume ${quoted("stream", source)}`,
+      refusal: (own, { source = "", sink = "" }) =>
+        own.consume(source)
+          ? own.publish(sink)
+            ? undefined
+            : `publish ${quoted("stream", sink)}`
+          : `consume ${quoted("stream", source)}`,
     },
   ],
   [
@@ -145,20 +142,19 @@ const RULES: ReadonlyMap<DescMethod, Rule> = new Map<DescMethod, Rule>([
     ProcessorService.method.dryRun,
     {
       ever: (own) => own.processors,
-      // Only the events that the caller itself brings: stored ones need the rights of their stream or processor.
-      refusal: (_own, request) => {
-        const { source, processorId } = request as { source?: unknown; processorId?: string };
-        return source === undefined && !processorId ? undefined : "dry-run on stored events or a processor";
+      refusal: (own, request) => {
+        const stream = (request as { source?: { stream?: string } }).source?.stream;
+        return stream === undefined || own.consume(stream) ? undefined : `consume ${quoted("stream", stream)}`;
       },
     },
   ],
-  // Side events and savepoints hold what a processor has read.
-  [ProcessorService.method.listSideEvents, admin],
-  [ProcessorService.method.createSavepoint, admin],
-  [ProcessorService.method.getSavepoint, admin],
-  [ProcessorService.method.listSavepoints, admin],
-  [ProcessorService.method.deleteSavepoint, admin],
-  [ProcessorService.method.restoreProcessor, admin],
+  // Side events and savepoints hold what a processor has read: they are shown to those who may use it.
+  [ProcessorService.method.listSideEvents, processors],
+  [ProcessorService.method.createSavepoint, processors],
+  [ProcessorService.method.getSavepoint, processors],
+  [ProcessorService.method.listSavepoints, processors],
+  [ProcessorService.method.deleteSavepoint, processors],
+  [ProcessorService.method.restoreProcessor, processors],
   // Functions are shared by all processors.
   [FunctionService.method.putFunction, admin],
   [FunctionService.method.deleteFunction, admin],

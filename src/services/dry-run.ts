@@ -12,10 +12,12 @@ import {
 import { invalidArgument } from "../domain/errors.ts";
 import { newEvent, type StoredEvent } from "../domain/event.ts";
 import type { DryRunPiece, DryRuns } from "../processing/dry-runs.ts";
+import type { Processors } from "../processing/processors.ts";
 import type { TraceStep } from "../processing/trace.ts";
 import { deadlineOf } from "./deadline.ts";
 import { fieldsOf } from "./events.ts";
 import { operationFields } from "./operations.ts";
+import { checkShown } from "./shown.ts";
 import { valueOfJson } from "./value.ts";
 
 const DEFAULT_TIMEOUT_MS = 2000;
@@ -25,12 +27,16 @@ const DEFAULT_LIMIT = 10;
 const MAX_TIME_MS = Date.UTC(3000, 0, 1) - 1;
 
 /** The part of the ProcessorService that tries operations out. */
-export function dryRunCalls(dryRuns: DryRuns): Pick<ServiceImpl<typeof ProcessorService>, "dryRun"> {
+export function dryRunCalls(
+  dryRuns: DryRuns,
+  processors: Processors,
+): Pick<ServiceImpl<typeof ProcessorService>, "dryRun"> {
   return {
     async dryRun(request, context) {
       const { processorId, operations } = request;
       if ((processorId === undefined) === (operations.length === 0))
         throw invalidArgument("operations", "give either operations or processorId");
+      if (processorId !== undefined) await checkShown(processors, processorId, context);
       const answer = await dryRuns.run(
         {
           processorId,

@@ -13,17 +13,19 @@ import {
   TruncationPolicy,
 } from "../../gen/millrace/v1/processors_pb.js";
 import { type Deadline, deadlineIn, pause } from "../domain/deadline.ts";
-import { ErrorCode, invalidArgument, resourceNotFound, ServiceError } from "../domain/errors.ts";
+import { invalidArgument, resourceNotFound } from "../domain/errors.ts";
 import { mapLimit } from "../domain/map-limit.ts";
 import { groupNameFault } from "../domain/names.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { type GroupView, readWindow, type StatusWord } from "../processing/inspect.ts";
 import type { Processors, ProcessorView, SettingsFields } from "../processing/processors.ts";
+import type { SavepointStore } from "../processing/savepoint-store.ts";
 import { mayUseProcessor, principalKey } from "./access.ts";
 import { deadlineOf } from "./deadline.ts";
 import { operationFields, operationMessage } from "./operations.ts";
 import { parseIdempotencyKey } from "./producer.ts";
 import type { OwnerOf } from "./quotas.ts";
+import { checkShown, shownSavepoint } from "./shown.ts";
 import { createdKey } from "./streams.ts";
 
 const DEFAULT_PAGE = 100;
@@ -44,20 +46,16 @@ type Elsewhere =
 export function processorService(
   js: JetStream,
   processors: Processors,
+  savepoints: SavepointStore,
   ownerOf: OwnerOf,
 ): Omit<ServiceImpl<typeof ProcessorService>, Elsewhere> {
-  /** @throws ServiceError PROCESSOR_NOT_FOUND, also for one that the caller may not see. */
-  const checkShown = async (id: string, context: HandlerContext) => {
-    const { rights } = context.values.get(principalKey);
-    if (rights.isAdmin) return;
-    const record = await processors.record(id, deadlineOf(context));
-    if (!mayUseProcessor(rights, record))
-      throw new ServiceError(ErrorCode.PROCESSOR_NOT_FOUND, `processor "${id}" does not exist`);
-  };
+  const checkUsable = (id: string, context: HandlerContext) => checkShown(processors, id, context);
   return {
     async createProcessor(request, context) {
       const fault = groupNameFault(request.name);
       if (fault) throw invalidArgument("name", fault);
+      const { savepoint } = request;
+      if (savepoint !== undefined) await shownSavepoint(savepoints, savepoint, context, deadlineOf(context));
       const view = await processors.create(
         {
           name: request.name,
@@ -65,7 +63,7 @@ export function processorService(
           operations: request.operations.map(operationFields),
           sink: request.sink,
           settings: settingsOf(request.config),
-          savepoint: request.savepoint,
+          savepoint,
           idempotencyKey: parseIdempotencyKey(context.requestHeader.get("idempotency-key")),
           owner: ownerOf(context.values.get(principalKey)),
         },
@@ -76,7 +74,7 @@ export function processorService(
     },
 
     async getProcessor(request, context) {
-      await checkShown(request.processorId, context);
+      await checkUsable(request.processorId, context);
       return { processor: processorMessage(await processors.get(request.processorId, deadlineOf(context))) };
     },
 
@@ -94,7 +92,7 @@ export function processorService(
     },
 
     async updateProcessor(request, context) {
-      await checkShown(request.processorId, context);
+      await checkUsable(request.processorId, context);
       const view = await processors.update(
         request.processorId,
         {
@@ -110,23 +108,23 @@ export function processorService(
     },
 
     async deleteProcessor({ processorId }, context) {
-      await checkShown(processorId, context);
+      await checkUsable(processorId, context);
       await processors.delete(processorId, deadlineOf(context, LIFE_CYCLE_MS));
       return { status: DeleteProcessorStatus.DELETED, processorId, deletedAt: timestampFromMs(Date.now()) };
     },
 
     async pauseProcessor({ processorId }, context) {
-      await checkShown(processorId, context);
+      await checkUsable(processorId, context);
       return { processor: processorMessage(await processors.pause(processorId, deadlineOf(context, LIFE_CYCLE_MS))) };
     },
 
     async resumeProcessor({ processorId }, context) {
-      await checkShown(processorId, context);
+      await checkUsable(processorId, context);
       return { processor: processorMessage(await processors.resume(processorId, deadlineOf(context, LIFE_CYCLE_MS))) };
     },
 
     async resetProcessor(request, context) {
-      await checkShown(request.processorId, context);
+      await checkUsable(request.processorId, context);
       const start = STARTS.get(request.start) ?? "earliest";
       if (start === "checkpoint") throw invalidArgument("start", "must be earliest or latest");
       const view = await processors.reset(request.processorId, start, deadlineOf(context, LIFE_CYCLE_MS));
@@ -134,12 +132,12 @@ export function processorService(
     },
 
     async getProcessorMetrics(request, context) {
-      await checkShown(request.processorId, context);
+      await checkUsable(request.processorId, context);
       return metricsMessage(await processors.get(request.processorId, deadlineOf(context)));
     },
 
     async *watchMetrics(request, context) {
-      await checkShown(request.processorId, context);
+      await checkUsable(request.processorId, context);
       const interval = request.interval ?? DEFAULT_WATCH_MS;
       while (!context.signal.aborted) {
         yield { metrics: metricsMessage(await processors.get(request.processorId, deadlineIn(LIFE_CYCLE_MS))) };
@@ -148,7 +146,7 @@ export function processorService(
     },
 
     async getWindow(request, context) {
-      await checkShown(request.processorId, context);
+      await checkUsable(request.processorId, context);
       const deadline: Deadline = deadlineOf(context);
       const startMs = parseTime(request.windowStart);
       const record = await processors.record(request.processorId, deadline);

@@ -8,6 +8,7 @@ import type { SavepointRecord } from "../processing/savepoint-store.ts";
 import type { Savepoints } from "../processing/savepoints.ts";
 import { deadlineOf } from "./deadline.ts";
 import { LIFE_CYCLE_MS, processorMessage } from "./processors.ts";
+import { checkShown, maySeeSavepoint, shownSavepoint } from "./shown.ts";
 import { createdKey } from "./streams.ts";
 
 const DEFAULT_PAGE = 100;
@@ -23,16 +24,19 @@ export function savepointCalls(
   return {
     async createSavepoint({ processorId, name }, context) {
       const deadline = deadlineOf(context, LIFE_CYCLE_MS);
+      await checkShown(processors, processorId, context);
       const record = await translated(savepoints.create(processorId, name, deadline));
       context.values.set(createdKey, true);
       return { savepoint: savepointMessage(record) };
     },
     async getSavepoint({ name }, context) {
-      return { savepoint: savepointMessage(await translated(store.get(name, deadlineOf(context)))) };
+      const found = await translated(shownSavepoint(store, name, context, deadlineOf(context)));
+      return { savepoint: savepointMessage(found) };
     },
     async listSavepoints({ processorId, pageSize = DEFAULT_PAGE, pageToken = "" }, context) {
       const all = await translated(store.all(deadlineOf(context)));
       const rest = all
+        .filter((each) => maySeeSavepoint(each, context))
         .filter((each) => processorId === undefined || each.processorId === processorId)
         .filter(({ name }) => name > pageToken);
       const page = rest.slice(0, pageSize);
@@ -42,11 +46,16 @@ export function savepointCalls(
       };
     },
     async deleteSavepoint({ name }, context) {
-      await translated(store.delete(name, deadlineOf(context, LIFE_CYCLE_MS)));
+      const deadline = deadlineOf(context, LIFE_CYCLE_MS);
+      await translated(shownSavepoint(store, name, context, deadline));
+      await translated(store.delete(name, deadline));
       return {};
     },
     async restoreProcessor({ processorId, savepoint }, context) {
-      const view = await processors.restore(processorId, savepoint, deadlineOf(context, LIFE_CYCLE_MS));
+      const deadline = deadlineOf(context, LIFE_CYCLE_MS);
+      await checkShown(processors, processorId, context);
+      await translated(shownSavepoint(store, savepoint, context, deadline));
+      const view = await processors.restore(processorId, savepoint, deadline);
       return { processor: processorMessage(view) };
     },
   };

@@ -14,6 +14,7 @@ import type { Processors } from "../processing/processors.ts";
 import { readSideEvents, type SideRecord } from "../processing/side-reader.ts";
 import { deadlineOf } from "./deadline.ts";
 import { messageOf } from "./events.ts";
+import { checkShown } from "./shown.ts";
 
 const DEFAULT_PAGE = 100;
 const MAX_BYTES = 8 * 1024 * 1024;
@@ -32,6 +33,7 @@ export function sideEventCalls(
       const deadline = deadlineOf(context, CALL_MS + waitMs);
       const token = request.pageToken ?? "";
       if (token !== "" && !TOKEN.test(token)) throw invalidArgument("pageToken", "is none that an answer gave");
+      await checkShown(processors, request.processorId, context);
       const { id } = await processors.record(request.processorId, deadline);
       const query = {
         kind: KINDS.get(request.kind),
