@@ -107,6 +107,7 @@ describe("loadConfig", () => {
       expect(() => loadConfig({ HOST: host })).toThrow("MILLRACE_ALLOW_ANONYMOUS=true");
       expect(() => loadConfig({ HOST: host, MILLRACE_ALLOW_ANONYMOUS: "false" })).toThrow(`HOST "${host}"`);
       expect(loadConfig({ HOST: host, MILLRACE_ALLOW_ANONYMOUS: "true" }).host).toBe(host);
+      expect(loadConfig({ HOST: host, MILLRACE_ADMIN_KEY: "k".repeat(32) }).host).toBe(host);
     },
   );
 
