@@ -102,7 +102,7 @@ describe.each<[string, (url: string) => Transport]>([
   });
 
   test("a revocation on another gateway ends streams here", async () => {
-    await using other = await startService(service.nats.url, env);
+    await using other = await startService(service.nats.url, { ...env, MILLRACE_ROLE: "gateway" });
     const { headers, revoke } = await newKey(["consume:*"]);
     const begun = Promise.withResolvers<void>();
     const end = endOf(await subscribe(service.url, headers, false), begun.resolve);
@@ -144,7 +144,7 @@ test.each(protocols)("a key is good until it expires, over $name", async ({ conn
 });
 
 test("keys made and revoked at one gateway are known at the other", async () => {
-  await using other = await startService(service.nats.url, env);
+  await using other = await startService(service.nats.url, { ...env, MILLRACE_ROLE: "gateway" });
   const { headers, revoke } = await newKey(["consume:*"], undefined, other.url);
   const status = async (url: string) => (await rawRequest(url, "GET", "/api/v1/streams", undefined, headers)).status;
   expect(await status(other.url)).toBe(200);
