@@ -82,6 +82,7 @@ export interface GroupStart {
   readonly owner: Owner;
 }
 
+const TIDY_OWNERS = 1000;
 /** Members of gateways that have ended are looked for at most this often. */
 const SWEEP_MS = 1000;
 /** A deletion that has not ended after this long is ended by whoever names the group next. */
@@ -107,8 +108,10 @@ export class Groups implements AsyncDisposable {
   readonly #owned = new AsyncDisposableStack();
   readonly #hasStream: GroupsOptions["hasStream"];
   readonly #places = new Places();
-  /** By owner, the streams' names by the keys of the owner's groups. */
-  readonly #ofOwners = new Map<string, Map<string, string>>();
+  /** Whose each group is, by its key, and the name of its stream. */
+  readonly #owners = new Map<string, { readonly owner: string; readonly stream: string }>();
+  /** Number of owners noted from which those of streams that are gone are looked for again. */
+  #tidyAt = TIDY_OWNERS;
   #uses!: GroupUses;
   #returned!: ReturnedEvents;
 
@@ -157,6 +160,7 @@ export class Groups implements AsyncDisposable {
     };
     if ((await this.#records.put(key, record, revision, deadline)) === undefined) return false;
     this.#noteOwner(key, record);
+    if (this.#owners.size > this.#tidyAt) this.#tidyOwners();
     return true;
   }
 
@@ -371,22 +375,26 @@ export class Groups implements AsyncDisposable {
       this.#noteOwner(key, value);
       this.#open.get(key)?.adopt(value);
     } else {
-      for (const own of this.#ofOwners.values()) own.delete(key);
+      this.#owners.delete(key);
       this.#close(key, revision);
     }
   }
 
   #noteOwner(key: string, { owner, stream }: GroupRecord): void {
-    if (owner === undefined) return;
-    const own = this.#ofOwners.get(owner) ?? new Map<string, string>();
-    this.#ofOwners.set(owner, own.set(key, stream));
+    if (owner !== undefined) this.#owners.set(key, { owner, stream });
   }
 
-  /** The keys of an owner's groups. Those of streams that are gone went with them, without a word to this gateway. */
-  #groupsOf(owner: string): Map<string, number> {
-    const own = this.#ofOwners.get(owner) ?? new Map<string, string>();
-    for (const [key, stream] of own) if (!this.#hasStream(stream, key.slice(key.lastIndexOf(".") + 1))) own.delete(key);
-    return new Map([...own.keys()].map((key) => [key, 1]));
+  /** The keys of an owner's groups. */
+  #groupsOf(id: string): Map<string, number> {
+    this.#tidyOwners();
+    return new Map([...this.#owners].filter(([, { owner }]) => owner === id).map(([key]) => [key, 1]));
+  }
+
+  /** Forgets the groups that went with their streams: a gateway that did not delete the stream is not told of them. */
+  #tidyOwners(): void {
+    for (const [key, { stream }] of this.#owners)
+      if (!this.#hasStream(stream, key.slice(key.lastIndexOf(".") + 1))) this.#owners.delete(key);
+    this.#tidyAt = Math.max(TIDY_OWNERS, 2 * this.#owners.size);
   }
 
   /** The group was deleted by the write of a revision. */

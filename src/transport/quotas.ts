@@ -2,6 +2,7 @@
 import type { DescMethod } from "@bufbuild/protobuf";
 import type { FastifyInstance } from "fastify";
 import { EventService } from "../../gen/millrace/v1/events_pb.js";
+import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
 import { isOpenService } from "../services/access.ts";
 import type { Quotas } from "../services/quotas.ts";
 import { principalOf } from "./access.ts";
@@ -25,7 +26,10 @@ export function holdToQuotas(app: FastifyInstance, quotas: Quotas | undefined): 
     // What an RPC that sends a stream brings is counted event by event.
     const isStream = method.methodKind === "client_streaming" || method.methodKind === "bidi_streaming";
     const length = req.headers["content-length"];
-    const refusal = quotas.admit(principal, "in", Number(length ?? 0) || 0, isStream);
+    const declared = Number(length ?? 0) || 0;
+    // A length that no body may have is refused for itself, and must not use the quota up.
+    const bytes = declared <= MAX_REQUEST_BYTES ? declared : 0;
+    const refusal = quotas.admit(principal, "in", bytes, isStream);
     if (refusal) return done(refusal);
     if (length === undefined && !isStream) countBodyBytes(req.raw, (bytes) => quotas.received(principal, bytes));
     done();

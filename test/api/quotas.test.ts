@@ -1,3 +1,4 @@
+import * as http from "node:http";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { type ApiFailure, bidiProtocols, failureOf, protocols, rawRequest } from "../support/clients.ts";
 import { freshName, startService, useService } from "../support/service.ts";
@@ -267,6 +268,41 @@ test("health stays open", async () => {
   for (let n = 0; n < 6; n++)
     for (const path of ["/healthz", "/readyz", "/openapi.json"])
       expect((await rawRequest(service.url, "GET", path, undefined, headers)).status).toBe(200);
+});
+
+test("a length that no body may have uses nothing up", async () => {
+  const headers = await caller("bytes");
+  const path = "/api/v1/streams/absent/events";
+  const announced = await new Promise<number>((resolve, reject) => {
+    const request = http.request(service.url + path, {
+      method: "POST",
+      headers: { ...headers, "content-type": "application/json", "content-length": String(2 ** 50) },
+    });
+    request.once("response", (answer) => resolve(answer.statusCode!));
+    request.once("error", reject);
+    request.flushHeaders();
+    onTestFinished(() => void request.destroy());
+  });
+  expect(announced).toBe(413);
+  expect((await rawRequest(service.url, "POST", path, { value: 1 }, headers)).status).toBe(404);
+});
+
+test("a body that does not say its length counts as it is read", async () => {
+  const headers = { ...(await caller("bytes")), "content-type": "application/json" };
+  const url = `${service.url}/api/v1/streams/absent/events`;
+  const body = () => new Blob([JSON.stringify(big)]).stream();
+  const publish = () => fetch(url, { method: "POST", headers, body: body(), duplex: "half" } as RequestInit);
+  expect((await publish()).status).toBe(404);
+  expect((await publish()).status).toBe(429);
+});
+
+test("what is made at one gateway counts at the other", async () => {
+  await using own = await startService(service.nats.url, { ...env, MILLRACE_ROLE: "gateway" });
+  const headers = await caller("max");
+  const create = async (url: string) =>
+    (await rawRequest(url, "POST", "/api/v1/streams", { name: freshName() }, headers)).status;
+  for (let n = 0; n < 2; n++) expect(await create(own.url)).toBe(201);
+  await eventually("it is known here", async () => (await create(service.url)) === 429);
 });
 
 test("gateways share a quota, as many as live", async () => {

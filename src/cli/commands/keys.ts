@@ -18,7 +18,10 @@ export function keysCommand(): Command {
     .command("create")
     .description("make a key; its secret is shown this once")
     .argument("<name>", "for people")
-    .requiredOption("--right <rights...>", "publish:, consume:, manage: or group: with a pattern, processors, admin")
+    .requiredOption(
+      "--right <rights...>",
+      "publish:, consume:, manage: or group: with a pattern, processors, metrics, admin",
+    )
     .option("--expires <span>", "how long it is valid, such as 90d (default: for ever)", duration)
     .addHelpText(
       "after",
