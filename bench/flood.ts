@@ -1,8 +1,10 @@
-import { HttpConnection, jsonRequest } from "./http-client.ts";
+import { once } from "node:events";
+import { Worker } from "node:worker_threads";
+import type { FloodCounts, FloodWork } from "./flood-worker.ts";
 import { median, quantile } from "./measure.ts";
 import { cpuUs, type Started } from "./processes.ts";
 import { fixed, percent, verdict, whole } from "./report.ts";
-import { publishBody, sampleEvent } from "./workload.ts";
+import { steadily } from "./steady.ts";
 
 /** What one principal's flood does to another. */
 export interface FloodRun {
@@ -27,14 +29,15 @@ const FLOOD = 4 * QUOTA;
 const FLOOD_CONNECTIONS = 32;
 const RATE = 200;
 const CONNECTIONS = 8;
-const TICK_MS = 2;
+/** The flood begins so much earlier: its burst is used up when measuring begins. */
+const LEAD_SECONDS = 1;
 const MIN_SECONDS = 3;
 const TARGET = 2;
 
 /** Settings of the gateway. The flood's key gets its id only later, so the quota is everybody's but the admin's. */
 export const FLOOD_ENV: Record<string, string> = {
   MILLRACE_ADMIN_KEY: ADMIN_KEY,
-  MILLRACE_QUOTAS: JSON.stringify({ principals: { "key:*": { in: { requestsPerSecond: QUOTA } } } }),
+  MILLRACE_QUOTAS: JSON.stringify({ principals: { "key:*": { in: { requestsPerSecond: QUOTA, burstSeconds: 0.2 } } } }),
 };
 
 export async function runFlood(
@@ -57,81 +60,32 @@ export async function runFlood(
 
 async function measured(gateway: Started, key: string, loud: string | undefined, seconds: number): Promise<Figures> {
   const latencies: number[] = [];
-  const counts = { sent: 0, refused: 0 };
+  const flood = loud === undefined ? undefined : startFlood(gateway, loud, LEAD_SECONDS + seconds);
+  await new Promise((resolve) => setTimeout(resolve, LEAD_SECONDS * 1000));
   const start = performance.now();
   const before = cpuUs(gateway.pid);
-  await Promise.all([
-    steadily(gateway, "measured", key, RATE, CONNECTIONS, seconds, (status, ms) => {
-      if (status !== 200) throw new Error(`the measured principal got status ${status}`);
-      latencies.push(ms);
-    }),
-    loud !== undefined &&
-      steadily(gateway, "flooded", loud, FLOOD, FLOOD_CONNECTIONS, seconds, (status) => {
-        if (status !== 200 && status !== 429) throw new Error(`the flood got status ${status}`);
-        counts.sent++;
-        if (status === 429) counts.refused++;
-      }),
-  ]);
+  await steadily(gateway.url, "measured", key, RATE, CONNECTIONS, seconds, (status, ms) => {
+    if (status !== 200) throw new Error(`the measured principal got status ${status}`);
+    latencies.push(ms);
+  });
   const after = cpuUs(gateway.pid);
   const elapsed = (performance.now() - start) / 1000;
+  const { sent, refused } = (await flood) ?? { sent: 0, refused: 0 };
   latencies.sort((a, b) => a - b);
   return {
     p50Ms: quantile(latencies, 0.5),
     p99Ms: quantile(latencies, 0.99),
-    sent: counts.sent / elapsed,
-    refused: counts.refused / elapsed,
+    sent: sent / (LEAD_SECONDS + seconds),
+    refused: refused / (LEAD_SECONDS + seconds),
     cpuShare: before === undefined || after === undefined ? undefined : (after - before) / (elapsed * 1e6),
   };
 }
 
-/** Publishes at a rate. @param answered gets each answer's status and the milliseconds since its request was due. */
-async function steadily(
-  gateway: Started,
-  stream: string,
-  key: string,
-  rate: number,
-  connections: number,
-  seconds: number,
-  answered: (status: number, ms: number) => void,
-): Promise<void> {
-  const path = `/api/v1/streams/${stream}/events`;
-  const request = jsonRequest(path, publishBody(sampleEvent(1)), `authorization: Bearer ${key}\r\n`);
-  const idle = await Promise.all(Array.from({ length: connections }, () => HttpConnection.open(gateway.url)));
-  const all = [...idle];
-  const due: number[] = [];
-  const open = new Set<Promise<void>>();
-  let failure: unknown;
-  const send = () => {
-    while (idle.length > 0 && due.length > 0) {
-      const [connection, dueMs] = [idle.pop()!, due.shift()!];
-      const exchange = connection
-        .exchange(request)
-        .then(({ status }) => {
-          answered(status, performance.now() - dueMs);
-          idle.push(connection);
-          open.delete(exchange);
-          send();
-        })
-        .catch((error: unknown) => {
-          failure = error;
-          open.delete(exchange);
-        });
-      open.add(exchange);
-    }
-  };
-  const start = performance.now();
-  let made = 0;
-  try {
-    for (let now = start; now - start < seconds * 1000 && !failure; now = performance.now()) {
-      for (; made < ((now - start) * rate) / 1000; made++) due.push(start + (made * 1000) / rate);
-      send();
-      await new Promise((resolve) => setTimeout(resolve, TICK_MS));
-    }
-    while (open.size > 0 && !failure) await Promise.race(open);
-    if (failure) throw failure;
-  } finally {
-    for (const connection of all) connection.close();
-  }
+async function startFlood({ url }: Started, key: string, seconds: number): Promise<FloodCounts> {
+  const workerData: FloodWork = { url, stream: "flooded", key, rate: FLOOD, connections: FLOOD_CONNECTIONS, seconds };
+  const worker = new Worker(new URL("./flood-worker.ts", import.meta.url), { workerData });
+  const [counts] = (await once(worker, "message")) as [FloodCounts];
+  return counts;
 }
 
 async function newKey(gateway: Started): Promise<string> {
