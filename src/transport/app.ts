@@ -15,7 +15,7 @@ import type { BodyBudget } from "./body-budget.ts";
 import { type Calls, noteConnectFailure, noteFailure } from "./calls.ts";
 import { corsOptions } from "./cors.ts";
 import { connectFailure, toConnectError, toServiceError } from "./errors.ts";
-import { ownRequestId, sayAlways } from "./every-answer.ts";
+import { answers, ownRequestId } from "./every-answer.ts";
 import { type BytesCall, grpcUnary, type HotRpc, type UnaryImplementation } from "./grpc-unary.ts";
 import type { Mounted } from "./in-process.ts";
 import { errorInterceptor, failedKey, requestIdKey } from "./interceptors.ts";
@@ -70,12 +70,18 @@ export async function createApp(options: AppOptions): Promise<App> {
     routerOptions: { maxParamLength: 1024 },
     exposeHeadRoutes: false,
   });
+  app.decorateRequest("failedAs", undefined);
   app.addHook("onRequest", (req, reply, done) => {
-    sayAlways(req, reply);
+    answers(reply, req);
+    const begunAt = options.calls.begin();
+    // One listener for all who wait for the end: they are a part of what the fastest calls cost.
+    reply.raw.on("close", () => {
+      options.calls.end(req, begunAt);
+      options.bodies.end(req.raw);
+    });
     done();
   });
   app.setErrorHandler(answerFailure(log));
-  options.calls.attach(app);
   if (options.corsOrigins.length > 0) await app.register(cors, corsOptions(options.corsOrigins));
   askCallers(app as unknown as FastifyInstance, options.identity, options.mounted);
   options.bodies.attach(app);

@@ -4,7 +4,10 @@ import type { ServiceError } from "../domain/errors.ts";
 import { unavailable } from "../domain/errors.ts";
 import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
 
-const budgets = new WeakMap<IncomingMessage, RequestBudget>();
+const BUDGET = Symbol("budget");
+
+/** A request that may have a body. Kept on it: a map of all of them would cost more than all else that is done here. */
+type Budgeted = IncomingMessage & { [BUDGET]?: RequestBudget };
 
 /** What one request holds of a {@link BodyBudget}. */
 class RequestBudget {
@@ -47,17 +50,20 @@ export class BodyBudget {
 
   /** Follows every request of `app` that may have a body; one that says its length is refused before it is read. */
   attach(app: FastifyInstance): void {
-    app.addHook("onRequest", (req, reply, done) => {
+    app.addHook("onRequest", (req, _reply, done) => {
       if (req.method === "GET" || req.method === "HEAD") return done();
       const declared = Number(req.headers["content-length"] ?? 0);
       // A length that no body may have is refused for itself, whatever is held.
       const least = declared > 0 && declared <= MAX_REQUEST_BYTES ? declared : 1;
       if (this.heldBytes + least > this.maxBytes) return done(this.refusal());
-      const budget = new RequestBudget(this);
-      budgets.set(req.raw, budget);
-      reply.raw.once("close", () => budget.giveBack());
+      (req.raw as Budgeted)[BUDGET] = new RequestBudget(this);
       done();
     });
+  }
+
+  /** To be called when the connection is done with a request. */
+  end(req: IncomingMessage): void {
+    (req as Budgeted)[BUDGET]?.giveBack();
   }
 
   refusal(): ServiceError {
@@ -68,11 +74,11 @@ export class BodyBudget {
 
 /** Counts bytes of a body that are kept. @returns why they must not be, if so. */
 export function takeBodyBytes(req: IncomingMessage, bytes: number): ServiceError | undefined {
-  return budgets.get(req)?.take(bytes);
+  return (req as Budgeted)[BUDGET]?.take(bytes);
 }
 
 /** Tells `count` of the bytes of a request's body as they are taken. */
 export function countBodyBytes(req: IncomingMessage, count: (bytes: number) => void): void {
-  const budget = budgets.get(req);
+  const budget = (req as Budgeted)[BUDGET];
   if (budget) budget.counted = count;
 }

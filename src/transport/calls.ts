@@ -1,7 +1,7 @@
 /** Counts what is called, over every protocol, when its connection is done with it. */
 import type { DescMethod } from "@bufbuild/protobuf";
 import type { ConnectError } from "@connectrpc/connect";
-import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import type { FastifyRequest } from "fastify";
 import { errorRule, type ServiceError } from "../domain/errors.ts";
 import { toServiceError } from "./errors.ts";
 
@@ -42,33 +42,27 @@ export class Calls {
   inProgress = 0;
   readonly #elsewhere: (CallSeries | undefined)[] = [];
 
-  /** Follows every request of `app`. To be called before its routes are registered. */
-  attach(app: FastifyInstance): void {
-    app.decorateRequest("failedAs", undefined);
-    app.addHook("onRequest", (req, reply, done) => {
-      this.#follow(req, reply);
-      done();
-    });
+  /** Counts a request that begins. @returns its time. */
+  begin(): number {
+    this.inProgress++;
+    return performance.now();
   }
 
-  #follow(req: FastifyRequest, reply: FastifyReply): void {
-    const startMs = performance.now();
-    this.inProgress++;
-    reply.raw.once("close", () => {
-      this.inProgress--;
-      const { config } = req.routeOptions;
-      const series = this.#seriesOf(req);
-      const code = req.failedAs ?? "OK";
-      series.byCode.set(code, (series.byCode.get(code) ?? 0) + 1);
-      // How long a stream lasts is its caller's choice.
-      const kind = config?.rpc?.methodKind;
-      if (kind !== undefined && kind !== "unary") return;
-      const seconds = (performance.now() - startMs) / 1000;
-      let place = 0;
-      while (place < LATENCY_BOUNDS.length && seconds > LATENCY_BOUNDS[place]!) place++;
-      series.latency[place]!++;
-      series.seconds += seconds;
-    });
+  /** Counts a request whose connection is done with it. */
+  end(req: FastifyRequest, begunAt: number): void {
+    this.inProgress--;
+    const { config } = req.routeOptions;
+    const series = this.#seriesOf(req);
+    const code = req.failedAs ?? "OK";
+    series.byCode.set(code, (series.byCode.get(code) ?? 0) + 1);
+    // How long a stream lasts is its caller's choice.
+    const kind = config?.rpc?.methodKind;
+    if (kind !== undefined && kind !== "unary") return;
+    const seconds = (performance.now() - begunAt) / 1000;
+    let place = 0;
+    while (place < LATENCY_BOUNDS.length && seconds > LATENCY_BOUNDS[place]!) place++;
+    series.latency[place]!++;
+    series.seconds += seconds;
   }
 
   #seriesOf(req: FastifyRequest): CallSeries {

@@ -9,6 +9,7 @@ import * as http from "node:http";
 import * as http2 from "node:http2";
 import type { Socket } from "node:net";
 import * as tls from "node:tls";
+import { Http1Answer, Http2Answer } from "./every-answer.ts";
 import { type Http2Limits, http2ServerOptions, openSessions } from "./http2-sessions.ts";
 
 /** Takes a request of either HTTP version; HTTP/2 comes through Node's compatibility classes, which look the same. */
@@ -82,6 +83,7 @@ export function createListener(handler: RequestHandler, options: ListenerOptions
       connectionsCheckingInterval: Math.min(5_000, Math.ceil(headersTimeoutMs / 4)),
       keepAlive: true, // TCP's own: finds peers that vanished while a stream waits
       keepAliveInitialDelay: 30_000,
+      ServerResponse: Http1Answer as typeof http.ServerResponse,
     },
     handler,
   );
@@ -90,7 +92,10 @@ export function createListener(handler: RequestHandler, options: ListenerOptions
     if (!server.listening) res.shouldKeepAlive = false;
   });
 
-  const h2 = http2.createServer(http2ServerOptions(options.http2, maxHeaderBytes), handler as never);
+  const h2 = http2.createServer(
+    { ...http2ServerOptions(options.http2, maxHeaderBytes), Http2ServerResponse: Http2Answer as never },
+    handler as never,
+  );
   const sessions = openSessions(h2, {
     ...options.http2,
     headersTimeoutMs,

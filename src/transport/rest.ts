@@ -11,7 +11,7 @@ import { principalOf } from "./access.ts";
 import { wasAnswered } from "./answered.ts";
 import { noteFailure } from "./calls.ts";
 import { restErrorBody, restErrorHeaders, toServiceError } from "./errors.ts";
-import { sayAlways } from "./every-answer.ts";
+import { answers } from "./every-answer.ts";
 import { inProcess, type Mounted } from "./in-process.ts";
 import { requestIdKey } from "./interceptors.ts";
 import type { CallLog } from "./log.ts";
@@ -103,7 +103,7 @@ export async function restPlugin(app: FastifyInstance, options: RestOptions): Pr
 
 /** What Fastify's router refuses before any handler, such as a path that is not URL-encoded. */
 export function frameworkError(error: Error & { statusCode?: number }, req: FastifyRequest, reply: FastifyReply): void {
-  sayAlways(req, reply);
+  answers(reply, req);
   void sendError(reply, invalidArgument("path", error.message));
 }
 
