@@ -16,8 +16,11 @@ export function pause(ms: number, deadline: Deadline = Number.POSITIVE_INFINITY)
 export async function pauseUntil(deadline: Deadline, signal: AbortSignal): Promise<void> {
   if (signal.aborted) return;
   const { promise, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, msLeft(deadline));
-  signal.addEventListener("abort", () => resolve(), { once: true });
+  const over = () => resolve();
+  const timer = setTimeout(over, msLeft(deadline));
+  signal.addEventListener("abort", over, { once: true });
   await promise;
   clearTimeout(timer);
+  // A signal may outlive many waits.
+  signal.removeEventListener("abort", over);
 }

@@ -31,6 +31,8 @@ export interface SubscribeOptions {
   readonly limit: number;
   readonly maxBytes: number;
   readonly heartbeatMs: number;
+  /** Milliseconds until more events may be sent; undefined: always at once. */
+  readonly pacer?: (() => number) | undefined;
   /** The caller is gone. */
   readonly signal: AbortSignal;
   /** The gateway is to stop: the subscription ends as UNAVAILABLE, so that its client goes to another. */
@@ -99,14 +101,16 @@ export async function* subscribe(
       if (draining.aborted) throw unavailable("this gateway is stopping: subscribe again");
       if (catalog.known(stream.name)?.id !== stream.id) throw streamNotFound(stream.name);
       const { readers, assignment } = await source.sync();
-      const returned = await source.takeReturned();
+      // While it is held back, heartbeats and leases go on.
+      const heldMs = options.pacer?.() ?? 0;
+      const returned = heldMs > 0 ? [] : await source.takeReturned();
       if (returned.length > 0) {
         heartbeatAt = deadlineIn(heartbeatMs);
         yield { events: returned, assignment: undefined, caughtUp: false, heartbeat: false, positions: undefined };
         await source.sent();
       }
       const behind = readers.some((reader) => reader.behind > options.limit);
-      const { events, more } = take(readers, turn++, Math.min(options.limit, source.room()), options);
+      const { events, more } = take(readers, turn++, heldMs > 0 ? 0 : Math.min(options.limit, source.room()), options);
       if (behind) caughtUp = false;
       const now: boolean = !caughtUp && readers.length > 0 && readers.every((reader) => reader.caughtUp);
       caughtUp ||= now;
@@ -122,7 +126,10 @@ export async function* subscribe(
       } else {
         await source.sent();
         if (more) await new Promise(setImmediate);
-        else await wake.sleep(Math.min(heartbeatAt, deadlineIn(source.syncMs)));
+        else
+          await wake.sleep(
+            Math.min(heartbeatAt, deadlineIn(source.syncMs), heldMs > 0 ? deadlineIn(heldMs) : heartbeatAt),
+          );
       }
     }
   } catch (error) {

@@ -147,17 +147,16 @@ export class Consumer {
       limit: request.limit ?? DEFAULT_SUBSCRIBE_LIMIT,
       maxBytes: this.#readBytes(principal, stream, request.maxBytes ?? DEFAULT_SUBSCRIBE_BYTES),
       heartbeatMs: request.heartbeat ?? DEFAULT_HEARTBEAT_MS,
+      pacer: this.#quotas?.pacer(principal, stream.name),
       signal,
       draining: this.#draining,
     });
     const kind = request.consumerGroup === undefined ? "soloSubscriptions" : "groupSubscriptions";
-    const ends = AbortSignal.any([signal, this.#draining]);
     this.#traffic[kind]++;
     try {
       for await (const delivery of deliveries) {
         this.#delivered(principal, stream, delivery.events);
         yield delivery;
-        if (this.#quotas) await this.#quotas.paceOut(principal, stream.name, ends);
       }
     } finally {
       this.#traffic[kind]--;

@@ -1,4 +1,4 @@
-import { pauseUntil } from "../domain/deadline.ts";
+import { deadlineIn, pauseUntil } from "../domain/deadline.ts";
 import { quotaExceeded, type ServiceError } from "../domain/errors.ts";
 import { mostSpecific } from "../domain/pattern.ts";
 import type { Principal } from "../domain/principal.ts";
@@ -42,6 +42,8 @@ export type OwnerOf = (principal: Pick<Principal, "id">) => Owner;
 const KEPT_ACCOUNTS = 10_000;
 /** How long the number of gateways is taken for true. */
 const COUNT_MS = 500;
+/** The number of gateways may change meanwhile. */
+const LONGEST_PAUSE_MS = 60_000;
 
 /**
  * Holds callers and streams to their quotas. A caller of many gateways gets an equal part of its quota at each.
@@ -126,16 +128,32 @@ export class Quotas {
   /** Waits until a stream may send one more event in, and counts it as a request; at most until a signal is aborted. */
   async paceIn(principal: Principal, stream: string, bytes: number, signal: AbortSignal): Promise<void> {
     const accounts = this.#both(principal, stream);
-    await this.#pace(accounts, "in", 1, signal);
+    for (let isFirst = true; !signal.aborted; isFirst = false) {
+      const waits = accounts.flatMap(({ in: side }) => [
+        side?.requests?.waitMs(1, ...this.#now()) ?? 0,
+        side?.bytes?.waitMs(0, ...this.#now()) ?? 0,
+      ]);
+      const waitMs = Math.max(...waits);
+      if (waitMs === 0) break;
+      if (isFirst) this.pauses++;
+      await pauseUntil(deadlineIn(Math.min(Math.max(1, waitMs), LONGEST_PAUSE_MS)), signal);
+    }
     for (const account of accounts) {
       account.in?.requests?.take(1, ...this.#now());
       account.in?.bytes?.take(bytes, ...this.#now());
     }
   }
 
-  /** Waits until a stream that is read may go on; at most until a signal is aborted. */
-  async paceOut(principal: Principal, stream: string, signal: AbortSignal): Promise<void> {
-    await this.#pace(this.#both(principal, stream), "out", 0, signal);
+  /** Tells in how many milliseconds a stream that is read may go on; 0: now. */
+  pacer(principal: Principal, stream: string): () => number {
+    const accounts = this.#both(principal, stream);
+    let isHeld = false;
+    return () => {
+      const waitMs = Math.max(...accounts.map(({ out }) => out?.bytes?.waitMs(0, ...this.#now()) ?? 0));
+      if (waitMs > 0 && !isHeld) this.pauses++;
+      isHeld = waitMs > 0;
+      return waitMs;
+    };
   }
 
   /** Whose things a principal makes are, with its maxima. */
@@ -143,25 +161,6 @@ export class Quotas {
 
   #both({ id }: Principal, stream: string): readonly Account[] {
     return [this.#account("principal", id), this.#account("stream", stream)];
-  }
-
-  /** Waits until there are so many requests, and no bytes are owed. */
-  async #pace(
-    accounts: readonly Account[],
-    direction: Direction,
-    requests: number,
-    signal: AbortSignal,
-  ): Promise<void> {
-    for (let isFirst = true; !signal.aborted; isFirst = false) {
-      const waits = accounts.flatMap(({ [direction]: side }) => [
-        requests > 0 ? (side?.requests?.waitMs(requests, ...this.#now()) ?? 0) : 0,
-        side?.bytes?.waitMs(0, ...this.#now()) ?? 0,
-      ]);
-      const waitMs = Math.max(...waits);
-      if (waitMs === 0) return;
-      if (isFirst) this.pauses++;
-      await pauseUntil(performance.now() + Math.max(1, waitMs), signal);
-    }
   }
 
   /** @param bytes undefined: they are counted and waited for later. */

@@ -233,6 +233,28 @@ test("a stream that is read is slowed, not refused", async () => {
   expect(await figure("millrace_quota_pauses_total ")).toBeGreaterThan(before);
 });
 
+test("a stream that is held back still gives heartbeats", async () => {
+  const headers = await caller("bytes");
+  const name = freshName();
+  await rawRequest(service.url, "POST", "/api/v1/streams", { name }, await caller("operator"));
+  for (let n = 0; n < 2; n++)
+    await rawRequest(service.url, "POST", `/api/v1/streams/${name}/events`, big, await caller("operator"));
+  const over = new AbortController();
+  onTestFinished(() => over.abort());
+  const path = `/api/v1/streams/${name}/events/stream?offset=earliest&heartbeat=100&consumerGroup=g`;
+  const answer = await fetch(service.url + path, {
+    headers: { ...headers, accept: "application/x-ndjson" },
+    signal: AbortSignal.any([over.signal, AbortSignal.timeout(20_000)]),
+  });
+  let text = "";
+  // The second event would take hours.
+  for await (const chunk of answer.body!.pipeThrough(new TextDecoderStream())) {
+    text += chunk;
+    if (text.split('{"heartbeat":true').length > 3) break;
+  }
+  expect(text.match(/"offset":/g)).toHaveLength(1);
+});
+
 test.each(bidiProtocols)("a stream that is sent is slowed, over $name", async ({ connect }) => {
   await using api = connect(service.url, await caller("paced"));
   const stream = freshName();
