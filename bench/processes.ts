@@ -57,9 +57,14 @@ jetstream { store_dir: ${JSON.stringify(join(this.folder, "store"))}, max_file_s
   }
 
   /** A program of this repository that prints the URL on which it listens. */
-  async startNode(name: string, program: string, natsUrl: string): Promise<Started> {
+  async startNode(name: string, program: string, natsUrl: string, env: Record<string, string> = {}): Promise<Started> {
     const file = fileURLToPath(new URL(`../${program}`, import.meta.url));
-    const child = this.#spawn(name, process.execPath, [file], { NATS_URL: natsUrl, PORT: "0", HOST: "127.0.0.1" });
+    const child = this.#spawn(name, process.execPath, [file], {
+      NATS_URL: natsUrl,
+      PORT: "0",
+      HOST: "127.0.0.1",
+      ...env,
+    });
     const until = Date.now() + START_MS;
     while (Date.now() < until) {
       this.#check(child, name);
@@ -68,6 +73,21 @@ jetstream { store_dir: ${JSON.stringify(join(this.folder, "store"))}, max_file_s
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
     throw new Error(`${name} did not start`);
+  }
+
+  /** Ends one process, and waits until it is gone. */
+  async stop({ pid }: Started, signal: "SIGTERM" | "SIGKILL" = "SIGTERM"): Promise<void> {
+    const at = this.#children.findIndex((child) => child.pid === pid);
+    const [child] = at < 0 ? [] : this.#children.splice(at, 1);
+    if (!child || child.exitCode !== null) return;
+    const gone = new Promise((resolve) => child.once("exit", resolve));
+    child.kill(signal);
+    await gone;
+  }
+
+  /** All that the process has logged. */
+  log(name: string): string {
+    return readFileSync(this.#output(name, "err"), "utf8");
   }
 
   /** What the process last wrote to its log. */
