@@ -57,7 +57,7 @@ describe("example flights", () => {
     expect(output).toContain("ok       live: anna died with events that she had not committed: true\n");
     expect(output).toContain("ok       live: events: 5000\n");
     expect(output).toMatch(/^delays +5000 events processed, /m);
-    expect(output).toMatch(/^ +\d+ delayed flights from William B Hartsfield-Atlanta Intl, Atlanta GA$/m);
+    expect(output).toMatch(/^ +\d+ delayed flights from .+, .+ [A-Z]{2}$/m);
     expect(output).toContain("ok       delays: flights processed: 5000\n");
     expect(output).toContain("ok       delays: failed and late flights: 0\n");
     expect(output).toMatch(/ok {7}delays: results by airport and week: all \d+\n/);
