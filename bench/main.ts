@@ -14,6 +14,7 @@ import type { Load } from "./load.ts";
 import { measure, type Sample } from "./measure.ts";
 import { MAX_GROWTH, type MemoryRun, runMemory } from "./memory.ts";
 import { Processes, type Started } from "./processes.ts";
+import { type ProcessorRun, processorsText, runProcessors } from "./processors.ts";
 import { RawLoad } from "./raw-load.ts";
 import { fixed, percent, scenarioText, verdict, whole } from "./report.ts";
 import { RestLoad } from "./rest-load.ts";
@@ -191,6 +192,7 @@ async function main(options: Options): Promise<void> {
   try {
     const nats = await processes.startNats();
     const gateway = await processes.startNode("gateway", "src/main.ts", nats.url);
+    const services = [gateway];
     const floor = await processes.startNode("floor", "bench/floor-server.ts", nats.url);
     await using js = await connectJetStream({ url: nats.url, log: pino({ level: "silent" }) });
     const raw = new RawLoad(js, await openBucket(js, "bench_raw_offsets", 1));
@@ -209,6 +211,7 @@ async function main(options: Options): Promise<void> {
     let live: LiveRun | undefined;
     if (options.parts.has("live")) {
       const fresh = await processes.startNode("live gateway", "src/main.ts", nats.url);
+      services.push(fresh);
       const context = {
         js,
         gateway: fresh,
@@ -222,8 +225,19 @@ async function main(options: Options): Promise<void> {
     let memory: MemoryRun | undefined;
     if (options.parts.has("memory")) {
       const fresh = await processes.startNode("fresh gateway", "src/main.ts", nats.url);
+      services.push(fresh);
       memory = await runMemory(fresh, await bench.createStream(), options.memoryEvents);
       console.log(memory ? memoryText(memory, options.memoryEvents) : "memory: this system does not tell");
+    }
+    let processors: ProcessorRun | undefined;
+    if (options.parts.has("processors")) {
+      // Every service would take a share of a processor's lanes.
+      for (const service of services) await processes.stop(service);
+      processors = await runProcessors(
+        { processes, natsUrl: nats.url, js },
+        { rounds: options.rounds, events: options.memoryEvents / 5, beforeCrashMs: options.seconds * 10_000 },
+      );
+      console.log(`${processorsText(processors)}\n`);
     }
     let flood: FloodRun | undefined;
     if (options.parts.has("flood")) {
@@ -235,7 +249,7 @@ async function main(options: Options): Promise<void> {
       writeFileSync(
         options.jsonFile,
         JSON.stringify(
-          { machine, options: { ...options, parts: [...options.parts] }, results, live, memory, flood },
+          { machine, options: { ...options, parts: [...options.parts] }, results, live, memory, processors, flood },
           null,
           2,
         ),

@@ -75,6 +75,21 @@ jetstream { store_dir: ${JSON.stringify(join(this.folder, "store"))}, max_file_s
     throw new Error(`${name} did not start`);
   }
 
+  /** Ends one process, and waits until it is gone. */
+  async stop({ pid }: Started, signal: "SIGTERM" | "SIGKILL" = "SIGTERM"): Promise<void> {
+    const at = this.#children.findIndex((child) => child.pid === pid);
+    const [child] = at < 0 ? [] : this.#children.splice(at, 1);
+    if (!child || child.exitCode !== null) return;
+    const gone = new Promise((resolve) => child.once("exit", resolve));
+    child.kill(signal);
+    await gone;
+  }
+
+  /** All that the process has logged. */
+  log(name: string): string {
+    return readFileSync(this.#output(name, "err"), "utf8");
+  }
+
   /** What the process last wrote to its log. */
   logTail(name: string): string {
     try {

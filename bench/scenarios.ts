@@ -6,7 +6,7 @@ export const CONTENDERS = ["REST", "gRPC", "bare floor", "raw NATS"] as const;
 export type Contender = (typeof CONTENDERS)[number];
 
 /** What `--only` names. */
-export const PARTS = ["a", "b", "c", "d", "live", "memory", "flood"] as const;
+export const PARTS = ["a", "b", "c", "d", "live", "memory", "processors", "flood"] as const;
 export type Part = (typeof PARTS)[number];
 
 export interface Scenario {

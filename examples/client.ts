@@ -100,6 +100,36 @@ export interface CommitOffset {
   readonly offset: number;
 }
 
+/** A row of `table`, found by the CEL expression `key`, becomes the member `into` of an event's value. */
+export interface Lookup {
+  readonly table: string;
+  readonly key: string;
+  readonly into: string;
+  readonly onMissing: "pass" | "null" | "drop" | "error";
+}
+
+/** Operations are described in docs/processors.md. */
+export interface NewProcessor {
+  readonly name: string;
+  readonly source: string;
+  readonly operations: readonly object[];
+  /** Is created when it is not there. */
+  readonly sink: string;
+  readonly config?: { readonly parallelism?: number; readonly idleTimeout?: number };
+}
+
+export interface ProcessorMetrics {
+  readonly status: string;
+  readonly statusReason?: string;
+  readonly metrics: { readonly eventsProcessed: number; readonly lag: number };
+  readonly counters: {
+    readonly filtered: number;
+    readonly errors: number;
+    readonly late: number;
+    readonly emitted: number;
+  };
+}
+
 export class Client {
   readonly #url: string;
   readonly #signal: AbortSignal;
@@ -184,6 +214,36 @@ export class Client {
       rest = lines.pop()!;
       yield lines.filter((line) => line !== "").map((line) => JSON.parse(line) as Line);
     }
+  }
+
+  /** Gives a table's rows new values. */
+  async putRows(table: string, rows: readonly { readonly key: string; readonly value: unknown }[]): Promise<void> {
+    await this.#call("POST", `/tables/${table}/rows`, { rows });
+  }
+
+  async deleteRow(table: string, key: string): Promise<void> {
+    await this.#call("DELETE", `/tables/${table}/rows/${encodeURIComponent(key)}`);
+  }
+
+  /** Installs a function that joins the row of a table into events. */
+  async putLookup(name: string, lookup: Lookup): Promise<void> {
+    await this.#call("PUT", `/functions/${name}`, { lookup });
+  }
+
+  async deleteFunction(name: string): Promise<void> {
+    await this.#call("DELETE", `/functions/${name}`);
+  }
+
+  createProcessor(processor: NewProcessor): Promise<{ readonly processorId: string }> {
+    return this.#call("POST", "/processors", processor);
+  }
+
+  processorMetrics(processorId: string): Promise<ProcessorMetrics> {
+    return this.#call("GET", `/processors/${processorId}/metrics`);
+  }
+
+  async deleteProcessor(processorId: string): Promise<void> {
+    await this.#call("DELETE", `/processors/${processorId}`);
   }
 
   async #call<Answer>(method: string, path: string, body?: unknown): Promise<Answer> {

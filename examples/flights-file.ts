@@ -4,6 +4,8 @@ import { fileURLToPath } from "node:url";
 /** Domestic flights in the United States in 2001: the largest file of `vega-datasets` that names the airports. */
 export const FLIGHTS_FILE = "flights-20k.json";
 
+export const AIRPORTS_FILE = "airports.csv";
+
 export interface Flight {
   readonly date: string;
   /** Minutes; below 0: it was early. */
@@ -27,6 +29,31 @@ export function readFlights(rows: number | undefined): Flight[] {
 }
 
 const packageFolder = () => new URL("..", import.meta.resolve("vega-datasets"));
+
+/** An airport, as the file of airports has it. */
+export interface Airport {
+  readonly name: string;
+  readonly city: string;
+  readonly state: string;
+}
+
+/** All airports, by their three letters. */
+export function readAirports(): Map<string, Airport> {
+  const text = readFileSync(fileURLToPath(new URL(`data/${AIRPORTS_FILE}`, packageFolder())), "utf8");
+  const [, ...lines] = text.trim().split(/\r?\n/);
+  return new Map(
+    lines.map((line) => {
+      const [code, name, city, state] = cells(line);
+      return [code!, { name: name!, city: city!, state: state! }];
+    }),
+  );
+}
+
+/** The cells of a line of CSV; those with a comma stand in quotes. */
+const cells = (line: string): string[] =>
+  Array.from(line.matchAll(/(?:^|,)(?:"((?:[^"]|"")*)"|([^,]*))/g), ([, quoted, plain]) =>
+    quoted === undefined ? plain! : quoted.replaceAll('""', '"'),
+  );
 
 /** What is counted of flights, in the file and in what comes back. */
 export class FlightTotals {

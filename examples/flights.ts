@@ -2,6 +2,7 @@ import { parseArgs } from "node:util";
 import { Audit } from "./audit.ts";
 import { Checks } from "./checks.ts";
 import { Client, type NewEvent } from "./client.ts";
+import { countDelays } from "./delays.ts";
 import { FLIGHTS_FILE, type Flight, type FlightTotals, readFlights, totalsOf } from "./flights-file.ts";
 import { GroupReader } from "./group-reader.ts";
 import { interruption } from "./interruption.ts";
@@ -11,7 +12,7 @@ import { ServiceProcess } from "./service-process.ts";
 
 const USAGE = `Replays flights into a stream and reads them back with two consumer groups, one of which stops half way and goes on
 after the service was restarted. Then three members of a third group share a stream while it is written, and one dies.
-What comes back is checked against the file.
+At last a processor counts the delayed flights by airport and week. What comes back is checked against the file.
 
   npm run example                     starts a service of its own
   npm run example -- --rows 5000      that many flights; more than the file has: it is replayed again
@@ -70,6 +71,7 @@ async function replayFlights(rows: number | undefined): Promise<boolean> {
       say("service", `started again at ${own.url}`);
     });
     await readWhileWritten(run, "live", signal);
+    await countDelayed(run, signal);
   } catch (error) {
     if (own?.log) console.error(own.log);
     throw error;
@@ -205,6 +207,17 @@ async function readWhileWritten(run: Run, group: string, signal: AbortSignal): P
   } finally {
     await removeStream(client, stream);
   }
+}
+
+/** A processor counts the delayed flights, of one pass of the file at most. */
+async function countDelayed({ client, stream, flights, checks }: Run, signal: AbortSignal): Promise<void> {
+  const once = flights.slice(0, readFlights(undefined).length);
+  const name = `${stream}-delays`;
+  const delays = await countDelays(client, name, PARTITIONS, once, once.map(toEvent), checks, signal);
+  const rate = Math.round((delays.flights * 1000) / delays.processedMs);
+  say("delays", `${delays.flights} events processed, ${(delays.processedMs / 1000).toFixed(2)} s, ${rate} events/s`);
+  for (const { airport, delayed } of delays.worst)
+    say("", `${String(delayed).padStart(6)} delayed flights from ${airport}`);
 }
 
 /** Compares what a group has processed with the file, and what it has committed with the stream. */

@@ -14,6 +14,8 @@ export class CommitPace {
   #committedAt = 0;
   #commitMs = 5;
   #wake: (() => void) | undefined;
+  /** How many commits were stored, and how long they were on their way together. */
+  readonly total = { commits: 0, commitMs: 0 };
   /** Everything that the source holds is processed. */
   atEnd = false;
 
@@ -57,6 +59,8 @@ export class CommitPace {
     return () => {
       this.#committedAt = performance.now();
       this.#commitMs = this.#committedAt - began;
+      this.total.commits++;
+      this.total.commitMs += this.#commitMs;
     };
   }
 }

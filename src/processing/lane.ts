@@ -84,6 +84,7 @@ export class Lane {
 
   /** @throws Fenced, LaneFailed, StreamGone, Truncated, ServiceError; whatever it throws, what was committed stands. */
   async run(): Promise<void> {
+    const began = performance.now();
     try {
       await this.#open();
       await this.#work();
@@ -92,6 +93,7 @@ export class Lane {
       throw error;
     } finally {
       this.#over.abort(new Error("the lane is over"));
+      this.#log.debug({ ...this.#pace.total, ranMs: performance.now() - began }, "lane over");
     }
   }
 

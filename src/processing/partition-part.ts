@@ -1,4 +1,5 @@
-import type { StoredEvent } from "../domain/event.ts";
+import { setImmediate as nextTurn } from "node:timers/promises";
+import { DEFAULT_DATA_TYPE, type StoredEvent } from "../domain/event.ts";
 import type { WindowStage } from "../domain/topology.ts";
 import { endNumber, nextEnd } from "../domain/window.ts";
 import type { JetStream } from "../jetstream/connection.ts";
@@ -46,6 +47,8 @@ export interface PartitionPartOptions {
   readonly onBatch: (atEnd: boolean) => Promise<void> | undefined;
 }
 
+/** Longest that events are processed without a turn for the other lanes of the thread; one event may take longer. */
+const SLICE_MS = 20;
 const BATCH = 500;
 const BATCH_BYTES = 4 * 1024 * 1024;
 const MAX_WAIT_MS = 1000;
@@ -116,10 +119,14 @@ export class PartitionPart {
         const waitMs = this.#waitMs();
         const { messages, atEnd } = await reader.read(waitMs, signal);
         if (messages.length > 0 && whenCurrent) await whenCurrent();
+        let sliceEnd = performance.now() + SLICE_MS;
         for (const message of messages) {
           if (signal.aborted) return;
-          const going = this.#process(decodeEvent(partition, message));
+          const going = this.#process(message);
           if (!(going instanceof Promise ? await going : going)) return;
+          if (performance.now() < sliceEnd) continue;
+          await nextTurn();
+          sliceEnd = performance.now() + SLICE_MS;
         }
         this.#lag = reader.pending;
         if (atEnd) this.#rest(messages.length === 0 ? Date.now() : askedAt);
@@ -142,9 +149,14 @@ export class PartitionPart {
     return Math.min(MAX_WAIT_MS, Math.max(20, end - now + 5));
   }
 
-  #process(event: StoredEvent): boolean | Promise<boolean> {
+  #process(message: StoredMessage): boolean | Promise<boolean> {
     const outcome: EventOutcome = { passed: [], failures: [], filtered: 0 };
+    const { event, fault } = decode(this.partition, message);
     const flight = new Flight(event);
+    if (fault !== undefined) {
+      outcome.failures.push(new StepFailure(0, "dlq", fault, flight));
+      return this.#take(event, outcome);
+    }
     if (this.#options.poison.has(event.offset)) {
       const reason = new Error("a function did not come to an end on this event");
       outcome.failures.push(new StepFailure(0, "dlq", reason, flight));
@@ -223,4 +235,26 @@ function sinkOf(outcome: EventOutcome): PipelineSink {
     filtered: () => void outcome.filtered++,
     failed: (failure) => void outcome.failures.push(failure),
   };
+}
+
+type StoredMessage = Parameters<typeof decodeEvent>[1];
+
+/** What somebody wrote into the storage past Millrace may be no event: it then is its bytes, with the fault. */
+function decode(partition: number, message: StoredMessage): { event: StoredEvent; fault?: unknown } {
+  try {
+    return { event: decodeEvent(partition, message) };
+  } catch (fault) {
+    const { seq, timestampMs, data } = message;
+    const event: StoredEvent = {
+      eventId: `evt_${seq}`,
+      partition,
+      offset: seq - 1,
+      timestampMs,
+      key: undefined,
+      headers: undefined,
+      payload: data,
+      contentType: DEFAULT_DATA_TYPE,
+    };
+    return { event, fault };
+  }
 }

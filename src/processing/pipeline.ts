@@ -125,8 +125,17 @@ function compilePredicate(text: string): StepFunction {
 
 /** A failed event's reason in one line. */
 export function reasonOf(error: unknown): string {
-  const text = error instanceof Error ? error.message : String(error);
+  const text = textOf(error);
   return (text.length > MAX_REASON_CHARS ? `${text.slice(0, MAX_REASON_CHARS)}…` : text).toWellFormed();
+}
+
+/** A module may throw anything, also what has no text. */
+function textOf(error: unknown): string {
+  try {
+    return String(error instanceof Error ? error.message : error);
+  } catch {
+    return "it threw something that has no text";
+  }
 }
 
 /** What a window stage reads out of an event. */
@@ -186,8 +195,10 @@ function timeOf(getter: Getter, flight: Flight): number {
       ? RFC_3339.test(found)
         ? Date.parse(found)
         : Number.NaN
-      : Math.floor(Number(found ?? Number.NaN));
-  if (typeof found === "boolean" || !Number.isFinite(timeMs))
+      : typeof found === "number" || typeof found === "bigint"
+        ? Math.floor(Number(found))
+        : Number.NaN;
+  if (!Number.isFinite(timeMs))
     throw new OperationError("the event time is neither milliseconds since 1970 nor an RFC 3339 text");
   if (timeMs < 0) throw new OperationError("the event time is before 1970");
   if (timeMs > flight.event.timestampMs + MAX_AHEAD_MS)

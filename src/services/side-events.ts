@@ -9,6 +9,8 @@ import {
   SideKind,
 } from "../../gen/millrace/v1/processors_pb.js";
 import { invalidArgument } from "../domain/errors.ts";
+import { JSON_TYPE } from "../domain/event.ts";
+import { validateJson } from "../domain/json.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import type { Processors } from "../processing/processors.ts";
 import { readSideEvents, type SideRecord } from "../processing/side-reader.ts";
@@ -55,7 +57,7 @@ const KINDS: ReadonlyMap<SideKind, "dlq" | "late"> = new Map([
 ]);
 
 function sideMessage({ setAsideAtMs, meta, event }: SideRecord): SideEvent {
-  const { eventId, payload, contentType, headers, timestamp } = messageOf(event, PayloadFormat.VALUE);
+  const { eventId, payload, contentType, headers, timestamp } = messageOf(event, formatOf(event));
   return create(SideEventSchema, {
     kind: meta.kind === "late" ? SideKind.LATE : SideKind.DLQ,
     reason: meta.reason,
@@ -72,4 +74,15 @@ function sideMessage({ setAsideAtMs, meta, event }: SideRecord): SideEvent {
     headers,
     ...(meta.headersLeftOut ? { headersLeftOut: true } : {}),
   });
+}
+
+/** A side event may be one that is not what its content type says, written past Millrace. */
+function formatOf({ contentType, payload }: SideRecord["event"]): PayloadFormat {
+  if (contentType !== JSON_TYPE) return PayloadFormat.DATA;
+  try {
+    validateJson(payload);
+    return PayloadFormat.VALUE;
+  } catch {
+    return PayloadFormat.DATA;
+  }
 }

@@ -94,6 +94,41 @@ test("a group's lag is what it has not committed", async () => {
   );
 });
 
+test("what became of a processor's events is told, and begins anew with a reset", async () => {
+  await using api = protocols[0]!.connect(service.url);
+  const source = freshName();
+  await api.createStream({ name: source });
+  const operations = [{ type: "filter" as const, predicate: "value.n > 1" }];
+  const { processorId: processor } = await api.processors.create({
+    name: source,
+    source,
+    sink: `${source}-out`,
+    operations,
+  });
+  await api.publishBatch(
+    source,
+    [{ n: 1 }, { n: 2 }, { n: 3 }, {}].map((value) => ({ value })),
+  );
+  const outcomes = async () => {
+    const all = await samples("millrace_processor_events_total");
+    const own = all.filter(({ labels }) => labels.processor === processor && labels.name === source);
+    return Object.fromEntries(own.map(({ labels, value }) => [labels.outcome, value]));
+  };
+  await eventually("all are told", async () => (await outcomes()).processed === 4, 30_000);
+  expect(await outcomes()).toEqual({ processed: 4, filtered: 1, errors: 1, dead_letters: 1, late: 0, emitted: 2 });
+  expect(await figure("millrace_processor_lag_events", { processor })).toBe(0);
+  expect(await figure("millrace_processor_latency_seconds", { processor })).toBeGreaterThanOrEqual(0);
+  expect(await figure("millrace_processor_status", { processor, status: "running" })).toBe(1);
+  await api.processors.pause(processor);
+  await api.processors.reset(processor, "latest");
+  await eventually("it is told from 0", async () => (await outcomes()).processed === 0, 30_000);
+  expect(await figure("millrace_processor_status", { processor, status: "paused" })).toBe(1);
+  await api.processors.delete(processor);
+  const told = async () =>
+    (await samples("millrace_processor_status")).some(({ labels }) => labels.processor === processor);
+  await eventually("it is told no more", async () => !(await told()), 30_000);
+});
+
 test("open subscriptions are counted and no longer when they end", async () => {
   const stream = freshName();
   await rawRequest(service.url, "POST", "/api/v1/streams", { name: stream });

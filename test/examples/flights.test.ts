@@ -56,12 +56,17 @@ describe("example flights", () => {
     expect(output).toMatch(/^ +anna +\d+ events, \d+ more not committed, then cut off$/m);
     expect(output).toContain("ok       live: anna died with events that she had not committed: true\n");
     expect(output).toContain("ok       live: events: 5000\n");
+    expect(output).toMatch(/^delays +5000 events processed, /m);
+    expect(output).toMatch(/^ +\d+ delayed flights from .+, .+ [A-Z]{2}$/m);
+    expect(output).toContain("ok       delays: flights processed: 5000\n");
+    expect(output).toContain("ok       delays: failed and late flights: 0\n");
+    expect(output).toMatch(/ok {7}delays: results by airport and week: all \d+\n/);
     expect(output).toMatch(/^All \d+ checks hold\.$/m);
     expect(code).toBe(0);
     expect(leftFolders()).toEqual(before);
   });
 
-  test("uses a service that runs, and leaves no stream there", async () => {
+  test("uses a service that runs, and leaves nothing there", async () => {
     const url = await runningService();
     const { code, output } = await runExample(["--rows", "1"], { MILLRACE_URL: url });
     expect(output).toContain(`used at ${url}`);
@@ -69,6 +74,9 @@ describe("example flights", () => {
     expect(code).toBe(0);
     const streams = (await (await fetch(`${url}/api/v1/streams`)).json()) as { streams?: unknown[] };
     expect(streams.streams ?? []).toEqual([]);
+    const left = async (path: string) => (await fetch(`${url}/api/v1/${path}`)).json();
+    expect(await left("processors")).toEqual({ processors: [] });
+    expect(JSON.stringify(await left("functions"))).not.toContain('"installed"');
   });
 
   test("fails and says what differs when one event comes back changed", async () => {
