@@ -392,6 +392,15 @@ class Poll {
     this.#fresh[place] = true;
     const { filter, limit, maxBytes } = this.#options;
     for (const [i, message] of messages.entries()) {
+      const before = this.#taken[place]!.at(-1)?.seq ?? message.seq - 1;
+      // Handed out again meanwhile, because it is long ago or by way of another gateway: it is in the answer already.
+      if (message.seq <= before) continue;
+      // A member has the partition to itself: what is missing between went to an answer that nobody got.
+      if (message.seq > before + 1 && this.#claim.assignment) {
+        partition.forgetHandedOut();
+        this.#fresh[place] = false;
+        return false;
+      }
       const event = decodeEvent(partition.place.partition, message);
       if (!partition.isPassed(event.offset) && (!filter || filter(event))) {
         const bytes = eventBytes(event);

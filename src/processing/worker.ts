@@ -28,23 +28,28 @@ const sink = new Writable({
 });
 const log = pino({ level: setup.logLevel }, sink);
 const lanes = new Map<number, Lane>();
+/** Lanes that are not there yet, and whether they still shall be. */
+const opening = new Map<number, "wanted" | "unwanted">();
 const mirrors = new Map<string, TableMirror>();
 const connecting: Promise<JetStream> = connectJetStream({ url: setup.natsUrl, log, connectTimeoutMs: 600_000 });
 
 port.on("message", (message: ToWorker) => {
   if (message.kind === "start") void start(message.token, message.spec);
+  else if (message.kind === "end") void end();
+  else if (opening.has(message.token)) opening.set(message.token, "unwanted");
   else if (message.kind === "stop") lanes.get(message.token)?.stop();
-  else if (message.kind === "kill") lanes.get(message.token)?.kill(new Error("killed"));
-  else void end();
+  else lanes.get(message.token)?.kill(new Error("killed"));
 });
 
 async function start(token: number, spec: LaneSpec): Promise<void> {
-  let lane: Lane | undefined;
+  opening.set(token, "wanted");
   try {
     const js = await connecting;
-    lane = new Lane(js, spec, await toolsFor(js, token, spec), log);
+    const lane = new Lane(js, spec, await toolsFor(js, token, spec), log);
+    const isWanted = opening.get(token) === "wanted";
+    opening.delete(token);
     lanes.set(token, lane);
-    await lane.run();
+    if (isWanted) await lane.run();
     post({ kind: "ended", token, cause: "stopped" });
   } catch (error) {
     post({
@@ -54,6 +59,7 @@ async function start(token: number, spec: LaneSpec): Promise<void> {
       message: error instanceof Error ? error.message : String(error),
     });
   } finally {
+    opening.delete(token);
     lanes.delete(token);
   }
 }

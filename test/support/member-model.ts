@@ -147,7 +147,7 @@ function repeats(history: readonly Observation[]): string[] {
   for (const poll of history) {
     if (poll.kind !== "poll") continue;
     for (const { partition, offset } of poll.events) {
-      const commits = history.filter((seen) => seen.kind === "commit" && seen.partition === partition);
+      const commits = history.flatMap((seen) => (seen.kind === "commit" && seen.partition === partition ? [seen] : []));
       const accepted = commits.filter((seen) => seen.outcome === "accepted" && seen.to < poll.from);
       // One in flight when its gateway was killed may have gone back.
       const mayRewind = commits.some((seen) => seen.outcome === "unknown" && seen.offset < offset);
