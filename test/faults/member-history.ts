@@ -1,136 +1,303 @@
-import { setTimeout as span } from "node:timers/promises";
-import { type Observation, violations } from "../support/member-model.ts";
+import { setTimeout as after } from "node:timers/promises";
+import { type Api, ApiFailure, type PollAnswer } from "../support/clients.ts";
+import { type CommitSeen, type Observation, violations } from "../support/member-model.ts";
 import { seededRandom } from "../support/random.ts";
-import { freshName } from "../support/service.ts";
-import { GroupMember, type Scene } from "./group-member.ts";
-import { failureOfKill, type TwoGateways } from "./two-gateways.ts";
+import { type Subscriber, subscribers } from "../support/subscribers.ts";
+import { SubscriptionFailure } from "../support/told.ts";
+import { eventually } from "../support/wait.ts";
 
-/** What came of one history. */
-export interface Outcome {
-  readonly seed: number;
-  readonly history: readonly Observation[];
-  /** In words; empty when the contract was kept. */
-  readonly violations: readonly string[];
+/** One of the gateways, which may be killed and started again at any time. */
+export interface Gateway {
+  readonly url: string;
+  /** The same service over some protocols. */
+  readonly apis: readonly Api[];
 }
 
-/** A history has to come to its end within this; longer than gateways take to start. */
-const END_MS = 60_000;
+/** What histories are made with. */
+export interface HistoryContext {
+  readonly gateways: readonly Gateway[];
+  readonly sessionTimeoutMs: number;
+}
+
+export interface HistoryResult {
+  readonly violations: readonly string[];
+  readonly seen: readonly Observation[];
+}
+
+const GROUP = "g";
+const CALL_MS = 5000;
+const QUIET_MS = 40_000;
+/** Answers of a service that can't do it now; whether it did is not known. */
+const OUT_OF_REACH = new Set(["UNAVAILABLE", "TIMEOUT"]);
 
 /**
- * Lets random members loose on a stream of their own, then lets one finish what they left, and checks what all have seen.
+ * Makes one random history of a group's members on all gateways, brings it to its end, and holds it against the model.
  *
- * @param seed makes the same members do the same again; when gateways are killed is for the caller to say.
+ * @param seed gives the same actions again; when they meet a kill is the machine's choice.
  */
-export async function runHistory(gateways: TwoGateways, seed: number): Promise<Outcome> {
-  const random = seededRandom(seed);
-  const pick = <T>(items: readonly T[]): T => items[Math.floor(random() * items.length)]!;
-  const history: Observation[] = [];
-  let now = 0;
-  const scene: Scene = {
-    gateways,
-    stream: freshName("h"),
-    group: freshName("g"),
-    sessionTimeoutMs: pick([100, 200, 400]),
-    history,
-    tick: () => now++,
-  };
-  const { stream, group, sessionTimeoutMs } = scene;
-  const ackWait = pick([100, 200, 400]);
-  const partitions = pick([1, 2, 3, 4]);
-  const seeds = Array.from({ length: pick([2, 3, 4]) }, () => Math.floor(random() * 2 ** 31));
-  try {
-    await persist((by) => gateways.api(by).createStream({ name: stream, partitions }));
-    const config = { ackWait, sessionTimeout: sessionTimeoutMs };
-    await persist((by) => gateways.api(by).createConsumerGroup(group, stream, { config }));
-    let published = await publish(gateways, stream, partitions, 0, 10 + Math.floor(random() * 30));
-    const members = seeds.map(async (each, index) => {
-      const own = seededRandom(each);
-      const member = new GroupMember(`m${index}`, scene, own);
-      await span(own() * 200);
-      for (let steps = 6 + Math.floor(own() * 8); steps > 0; steps--) await step(member, own);
-    });
-    const publishing = (async () => {
-      for (let batch = pick([0, 1, 2, 3]); batch > 0; batch--) {
-        await span(random() * 300);
-        published = await publish(gateways, stream, partitions, published, 1 + Math.floor(random() * 15));
-      }
-    })();
-    // All end before a failure is told, so that nothing goes on behind it.
-    const ended = await Promise.allSettled([...members, publishing]);
-    for (const each of ended) if (each.status === "rejected") throw each.reason;
-    const lag = await finish(scene, new GroupMember("last", scene, random));
-    const { partitionDetails } = await persist((by) => gateways.api(by).getStream(stream));
-    const counts = partitionDetails.map(({ endOffset }) => endOffset);
-    const stored = counts.reduce((sum, count) => sum + count, 0);
-    const lost = stored === published ? [] : [`${published} events were published and ${stored} are stored`];
-    await persist((by) => gateways.api(by).deleteStream(stream));
-    return { seed, history, violations: [...lost, ...violations(history, { counts, lag })] };
-  } catch (error) {
-    return { seed, history, violations: [`it failed: ${(error as Error).stack ?? error}`] };
+export async function runHistory(seed: number, context: HistoryContext): Promise<HistoryResult> {
+  const history = new History(seed, context);
+  await history.prepare();
+  const members = Array.from({ length: 2 + Math.floor(history.random() * 2) }, (_, i) => history.member(`m${i}`));
+  await Promise.all([history.publishMore(), ...members.map((member) => member.act())]);
+  const end = await history.finish();
+  return { violations: [...history.faults, ...violations(history.seen, end)], seen: history.seen };
+}
+
+class History {
+  readonly stream: string;
+  readonly random: () => number;
+  readonly sessionTimeoutMs: number;
+  readonly seen: Observation[] = [];
+  /** What no member should have been told. */
+  readonly faults: string[] = [];
+  readonly #gateways: readonly Gateway[];
+  readonly #partitions: number;
+  #ticks = 0;
+  #published = 0;
+
+  constructor(seed: number, { gateways, sessionTimeoutMs }: HistoryContext) {
+    this.stream = `history-${seed}`;
+    this.random = seededRandom(seed);
+    this.sessionTimeoutMs = sessionTimeoutMs;
+    this.#gateways = gateways;
+    this.#partitions = 1 + this.below(3);
   }
-}
 
-/** Something that a member does now and then. */
-async function step(member: GroupMember, random: () => number): Promise<void> {
-  const what = random();
-  if (what < 0.6) {
-    await member.poll(1 + Math.floor(random() * 10), random() < 0.5 ? 0 : Math.floor(random() * 150));
-    if (random() < 0.7) await member.commit();
-  } else if (what < 0.7) await span(random() * 60);
-  else if (what < 0.78) {
-    await member.stayAway();
-    // As one that does not know that it is none any more.
-    await member.commit(true);
-    member.forget();
-  } else if (what < 0.86) {
-    await member.leave();
-    if (random() < 0.5) await member.commit(true);
-    member.forget();
-  } else if (what < 0.9) member.forget();
-  else await member.subscribe(50 + random() * 350);
-}
-
-/** Reads and commits until nothing is left. @returns the lag then, in events. */
-async function finish({ gateways, stream, group }: Scene, member: GroupMember): Promise<number> {
-  const end = performance.now() + END_MS;
-  for (;;) {
-    const count = await member.poll(100, 50);
-    await member.commit(true);
-    if (count > 0) continue;
-    const { lag } = await persist((by) => gateways.api(by).getConsumerGroup(group, stream));
-    if (lag === 0 || performance.now() > end) return lag;
+  below(limit: number): number {
+    return Math.floor(this.random() * limit);
   }
-}
 
-/** @returns how many are published then; each event has an id, so that a repeat is none. */
-async function publish(
-  gateways: TwoGateways,
-  stream: string,
-  partitions: number,
-  from: number,
-  count: number,
-): Promise<number> {
-  const events = Array.from({ length: count }, (_, i) => ({
-    eventId: `e${from + i}`,
-    partition: (from + i) % partitions,
-    value: from + i,
-  }));
-  await persist(async (by) => {
-    const { failureCount, results } = await gateways.api(by).publishBatch(stream, events);
-    if (failureCount > 0) throw new TypeError(`some events were not stored: ${JSON.stringify(results)}`);
-  });
-  return from + count;
-}
+  tick(): number {
+    return this.#ticks++;
+  }
 
-/** Calls one gateway and the other in turn until one answers. */
-async function persist<T>(call: (gateway: number) => Promise<T>): Promise<T> {
-  const end = performance.now() + END_MS;
-  for (let turn = 0; ; turn++) {
-    try {
-      return await call(turn % 2);
-    } catch (error) {
-      if (failureOfKill(error) === "refused" || performance.now() > end) throw error;
-      await span(20);
+  gateway(): Gateway {
+    return this.#gateways[this.below(this.#gateways.length)]!;
+  }
+
+  api(): Api {
+    const { apis } = this.gateway();
+    return apis[this.below(apis.length)]!;
+  }
+
+  member(id: string): Member {
+    return new Member(this, id);
+  }
+
+  async prepare(): Promise<void> {
+    await this.#persist((api) => api.createStream({ name: this.stream, partitions: this.#partitions }));
+    await this.#publish(5 + this.below(20));
+  }
+
+  async publishMore(): Promise<void> {
+    for (let i = 0; i < 3; i++) {
+      await after(this.below(2 * this.sessionTimeoutMs));
+      await this.#publish(1 + this.below(5));
     }
   }
+
+  /** One more member reads all that is left. */
+  async finish(): Promise<{ counts: number[]; lag: number }> {
+    const last = this.member("last");
+    await eventually(`the end of ${this.stream}`, () => last.readOn(this.#partitions), QUIET_MS);
+    const { partitionDetails } = await this.#persist((api) => api.getStream(this.stream));
+    const { lag } = await this.#persist((api) => api.getConsumerGroup(GROUP, this.stream));
+    return { counts: partitionDetails.map(({ endOffset }) => endOffset), lag };
+  }
+
+  async #publish(count: number): Promise<void> {
+    const events = Array.from({ length: count }, () => ({
+      eventId: `e${this.#published++}`,
+      value: null,
+      partition: this.below(this.#partitions),
+    }));
+    await this.#persist(async (api) => {
+      const { failureCount } = await api.publishBatch(this.stream, events);
+      if (failureCount > 0) throw new Error("published in part");
+    });
+  }
+
+  #persist<T>(attempt: (api: Api) => Promise<T>): Promise<T> {
+    return eventually(
+      `an answer about ${this.stream}`,
+      async () => {
+        try {
+          return { answer: await attempt(this.api()) };
+        } catch (error) {
+          if (error instanceof ApiFailure && error.code !== 0 && !OUT_OF_REACH.has(error.name)) throw error;
+          return undefined;
+        }
+      },
+      QUIET_MS,
+    ).then(({ answer }) => answer);
+  }
+}
+
+/** A member that does as a careful consumer would: it never commits beyond what it was handed in a row. */
+class Member {
+  readonly #history: History;
+  readonly #id: string;
+  /** By partition: behind the last event that it was handed with all before it. */
+  readonly #next = new Map<number, number>();
+  readonly #committed = new Map<number, number>();
+  #generation = 0;
+
+  constructor(history: History, id: string) {
+    this.#history = history;
+    this.#id = id;
+  }
+
+  async act(): Promise<void> {
+    const { random, sessionTimeoutMs } = this.#history;
+    await after(random() * sessionTimeoutMs);
+    for (let step = 5 + this.#history.below(8); step > 0; step--) {
+      const dice = random();
+      if (dice < 0.6) await this.#poll();
+      else if (dice < 0.7) await after(sessionTimeoutMs * (1.2 + random()));
+      else if (dice < 0.78) await this.#leave();
+      else if (dice < 0.9) await this.#subscribe();
+      if (random() < 0.7) await this.#commit();
+      if (random() < 0.3) await after(random() * sessionTimeoutMs * 0.5);
+    }
+  }
+
+  /** @returns whether it has all partitions, and has committed all that is in them. */
+  async readOn(partitions: number): Promise<boolean> {
+    const metadata = await this.#poll();
+    while (await this.#commit()) {
+      // one partition after the other
+    }
+    return (
+      metadata?.lag === 0 &&
+      metadata.assignment!.partitions.length === partitions &&
+      metadata.partitions.every(({ partition, nextOffset }) => this.#committed.get(partition) === nextOffset - 1)
+    );
+  }
+
+  #isOpen(partition: number): boolean {
+    return (this.#next.get(partition) ?? 0) - 1 > (this.#committed.get(partition) ?? -1);
+  }
+
+  async #poll(): Promise<PollAnswer["metadata"] | undefined> {
+    const { stream, seen } = this.#history;
+    const member = this.#id;
+    const request = { consumerId: member, limit: 1 + this.#history.below(8), timeout: this.#history.below(2) * 50 };
+    const from = this.#history.tick();
+    try {
+      const { events, metadata } = await this.#history.api().poll(stream, GROUP, request, { timeoutMs: CALL_MS });
+      const { generation, partitions: assignment } = metadata.assignment!;
+      // A gateway may not have heard yet of a commit by another.
+      for (const { partition, committedOffset = -1 } of metadata.partitions)
+        this.#committed.set(partition, Math.max(committedOffset, this.#committed.get(partition) ?? -1));
+      seen.push({ kind: "poll", member, generation, assignment, events, from, to: this.#history.tick() });
+      this.#handed(generation, assignment, events);
+      return metadata;
+    } catch (error) {
+      if (wasNeverSent(error)) return undefined;
+      this.#unexpected("poll", error, []);
+      seen.push({ kind: "poll lost", member, from, to: this.#history.tick() });
+      return undefined;
+    }
+  }
+
+  /** @returns whether it was stored. */
+  async #commit(): Promise<boolean> {
+    const open = [...this.#next.keys()].filter((partition) => this.#isOpen(partition));
+    if (open.length === 0) return false;
+    const partition = open[this.#history.below(open.length)]!;
+    const last = this.#next.get(partition)! - 1;
+    const first = (this.#committed.get(partition) ?? -1) + 1;
+    const offset =
+      this.#id === "last" || this.#history.random() < 0.6 ? last : first + this.#history.below(last - first + 1);
+    const generation = this.#generation;
+    const from = this.#history.tick();
+    const outcome = await this.#committing(partition, offset, generation);
+    const to = this.#history.tick();
+    this.#history.seen.push({ kind: "commit", member: this.#id, generation, partition, offset, outcome, from, to });
+    if (outcome === "accepted") this.#committed.set(partition, offset);
+    // Whoever is refused has to ask what it still has.
+    if (outcome === "refused") this.#next.delete(partition);
+    return outcome === "accepted";
+  }
+
+  async #committing(partition: number, offset: number, generation: number): Promise<CommitSeen["outcome"]> {
+    const { stream } = this.#history;
+    try {
+      const by = { consumerId: this.#id, generation };
+      await this.#history.api().commit(GROUP, [{ stream, partition, offset }], by);
+      return "accepted";
+    } catch (error) {
+      if (error instanceof ApiFailure && error.name === "NOT_PARTITION_OWNER") return "refused";
+      this.#unexpected("commit", error, ["CONSUMER_GROUP_NOT_FOUND"]);
+      return "unknown";
+    }
+  }
+
+  async #leave(): Promise<void> {
+    const member = this.#id;
+    const from = this.#history.tick();
+    try {
+      await this.#history.api().leave(GROUP, member, this.#history.stream);
+      this.#history.seen.push({ kind: "leave", member, outcome: "accepted", from, to: this.#history.tick() });
+    } catch (error) {
+      this.#unexpected("leave", error, ["CONSUMER_GROUP_NOT_FOUND"]);
+      this.#history.seen.push({ kind: "leave", member, outcome: "unknown", from, to: this.#history.tick() });
+    }
+  }
+
+  /** Reads live for a while, and commits meanwhile. */
+  async #subscribe(): Promise<void> {
+    const { stream, seen, random, sessionTimeoutMs } = this.#history;
+    const member = this.#id;
+    const by = SUBSCRIBERS[this.#history.below(SUBSCRIBERS.length)]!;
+    const request = { consumerGroup: GROUP, consumerId: member, keepMembership: random() < 0.3 };
+    const from = this.#history.tick();
+    let assignment: readonly number[] = [];
+    let generation = this.#generation;
+    try {
+      const signal = AbortSignal.timeout(sessionTimeoutMs * (0.3 + 1.5 * random()));
+      for await (const told of by.subscribe(this.#history.gateway().url, stream, request, signal)) {
+        if (told.assignment) ({ generation, partitions: assignment } = told.assignment);
+        if (!told.assignment && told.events.length === 0) continue;
+        const { events } = told;
+        seen.push({ kind: "poll", member, generation, assignment, events, from, to: this.#history.tick() });
+        this.#handed(generation, assignment, events);
+        if (random() < 0.3) await this.#commit();
+      }
+    } catch (error) {
+      if (!isEnd(error)) this.#unexpected("subscribe", error, ["NOT_PARTITION_OWNER"]);
+    }
+    // What was on its way is nobody's.
+    seen.push({ kind: "poll lost", member, from, to: this.#history.tick() });
+  }
+
+  #handed(
+    generation: number,
+    assignment: readonly number[],
+    events: readonly { readonly partition: number; readonly offset: number }[],
+  ): void {
+    this.#generation = generation;
+    for (const partition of this.#next.keys()) if (!assignment.includes(partition)) this.#next.delete(partition);
+    for (const { partition, offset } of events) {
+      const next = Math.max(this.#next.get(partition) ?? 0, (this.#committed.get(partition) ?? -1) + 1);
+      // An answer that was lost had what is missing between; it comes again.
+      if (offset <= next) this.#next.set(partition, Math.max(next, offset + 1));
+    }
+  }
+
+  #unexpected(call: string, error: unknown, expected: readonly string[]): void {
+    if (!(error instanceof ApiFailure) || error.code === 0 || OUT_OF_REACH.has(error.name)) return;
+    if (!expected.includes(error.name))
+      this.#history.faults.push(`a ${call} of ${this.#id} was answered with ${error.message}`);
+  }
+}
+
+const SUBSCRIBERS: readonly Subscriber[] = subscribers.filter(({ name }) => ["gRPC", "JSON lines"].includes(name));
+
+/** How a stream may end when its caller goes, or its gateway does. */
+const isEnd = (error: unknown): boolean => !(error instanceof SubscriptionFailure);
+
+function wasNeverSent(error: unknown): boolean {
+  return String((error as Error).cause ?? error).includes("ECONNREFUSED");
 }
