@@ -5,6 +5,8 @@ import { loadIdentity } from "./identity-config.ts";
 import { isLoopback } from "./listen-address.ts";
 import { loadQuotas } from "./quota-config.ts";
 import type { IdentityOptions } from "./services/identity.ts";
+import type { TracingOptions } from "./telemetry/tracing.ts";
+import { loadTracing } from "./tracing-config.ts";
 
 /** Every setting, from the environment; see the README. */
 export interface Config {
@@ -43,6 +45,8 @@ export interface Config {
   readonly maxInFlightBytes: number;
   /** Origins whose pages may call, or `*` alone; none: no page may. */
   readonly corsOrigins: readonly string[];
+  /** How traces are made; undefined: not at all. */
+  readonly tracing: TracingOptions | undefined;
   /** How long running calls may take to end after SIGTERM, in milliseconds. */
   readonly drainMs: number;
 }
@@ -112,6 +116,7 @@ export function loadConfig(env: NodeJS.ProcessEnv): Config {
     maxConnections: number("MILLRACE_MAX_CONNECTIONS", 10_000, 1, 1_000_000),
     maxInFlightBytes: number("MILLRACE_MAX_IN_FLIGHT_BYTES", 256 * 1024 * 1024, MAX_REQUEST_BYTES, 2 ** 40),
     corsOrigins,
+    tracing: loadTracing(env, faults),
     drainMs: number("MILLRACE_DRAIN_MS", 10_000, 0, 600_000),
   };
   if (faults.length > 0) throw new Error(`settings: ${faults.join("; ")}`);

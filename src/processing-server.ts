@@ -63,6 +63,7 @@ export async function openProcessing(
         natsUrl,
         threads: config.processorThreads,
         functionsDir: config.functionsDir,
+        tracing: config.tracing,
         log: logger,
       }),
     );

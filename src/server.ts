@@ -32,6 +32,7 @@ import { ReadinessProbe } from "./services/readiness.ts";
 import { streamService } from "./services/streams.ts";
 import { Survey } from "./services/survey.ts";
 import { Traffic } from "./services/traffic.ts";
+import { startTracing } from "./telemetry/tracing.ts";
 import { type App, createApp } from "./transport/app.ts";
 import { BodyBudget } from "./transport/body-budget.ts";
 import { Calls } from "./transport/calls.ts";
@@ -54,6 +55,7 @@ const SHUTTING_DOWN = new ConnectError("the server is shutting down", Code.Unava
 /** Starts the service. @throws Error when the port is taken, nats-server is missing or NATS is out of reach. */
 export async function startServer(config: Config, logger: Logger, env: NodeJS.ProcessEnv = {}): Promise<Server> {
   await using owned = new AsyncDisposableStack();
+  if (config.tracing) owned.use(await startTracing(config.tracing, logger));
   const url =
     config.natsUrl ?? owned.use(await startEmbeddedNats({ ...config, binary: findNatsServer(env), log: logger })).url;
   const js = owned.use(await connectJetStream({ url, log: logger }));

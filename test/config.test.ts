@@ -27,6 +27,39 @@ describe("loadConfig", () => {
     });
   });
 
+  test("has traces made when OpenTelemetry's own variables name a collector", () => {
+    const OTEL_EXPORTER_OTLP_ENDPOINT = "http://127.0.0.1:4318";
+    expect(loadConfig({ OTEL_EXPORTER_OTLP_ENDPOINT }).tracing).toEqual({
+      version: expect.any(String),
+      protocol: "http/protobuf",
+      sampler: "parentbased_always_on",
+      ratio: 1,
+      exportDelayMs: 5000,
+    });
+    const more = {
+      OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: "https://collector/v1/traces",
+      OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: "http/json",
+      OTEL_TRACES_SAMPLER: "traceidratio",
+      OTEL_TRACES_SAMPLER_ARG: "0.25",
+      OTEL_BSP_SCHEDULE_DELAY: "100",
+    };
+    expect(loadConfig(more).tracing).toMatchObject({
+      protocol: "http/json",
+      sampler: "traceidratio",
+      ratio: 0.25,
+      exportDelayMs: 100,
+    });
+    for (const off of [{ OTEL_SDK_DISABLED: "TRUE" }, { OTEL_TRACES_EXPORTER: "none" }])
+      expect(loadConfig({ OTEL_EXPORTER_OTLP_ENDPOINT, ...off }).tracing).toBeUndefined();
+    for (const [name, value] of Object.entries({
+      OTEL_EXPORTER_OTLP_ENDPOINT: "collector:4317",
+      OTEL_EXPORTER_OTLP_PROTOCOL: "grpc",
+      OTEL_TRACES_SAMPLER: "some",
+      OTEL_TRACES_SAMPLER_ARG: "2",
+    }))
+      expect(() => loadConfig({ OTEL_EXPORTER_OTLP_ENDPOINT, [name]: value })).toThrow(name);
+  });
+
   test("reads every setting", () => {
     const config = loadConfig({
       PORT: "0",

@@ -22,8 +22,13 @@ export class DirectResults {
     this.#writer = writer;
   }
 
-  /** Sends results. @param onFailure is told of those that can't be encoded. */
-  write(passed: readonly Flight[], onFailure: (failure: StepFailure) => void): void {
+  /**
+   * Sends results of one event.
+   *
+   * @param headers of each result.
+   * @param onFailure is told of those that can't be encoded.
+   */
+  write(passed: readonly Flight[], headers: ResultEvent["headers"], onFailure: (failure: StepFailure) => void): void {
     const record = this.#record;
     const results: ResultEvent[] = [];
     const flights: Flight[] = [];
@@ -35,7 +40,7 @@ export class DirectResults {
           payload,
           contentType,
           key: event.key,
-          headers: event.headers,
+          headers,
           // Always the same one, since repeats are found within one partition only.
           ...(event.key === undefined ? { partition: event.partition % this.#sinkPartitions } : {}),
           eventId: `px_${record.id}-${record.incarnation}-${event.partition}-${event.offset}${flight.part ? `-${flight.part}` : ""}`,

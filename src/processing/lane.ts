@@ -166,6 +166,7 @@ export class Lane {
         partition,
         new PartitionPart({
           js: this.#js,
+          processor: record,
           source,
           partition,
           before: pipeline,
@@ -268,7 +269,8 @@ export class Lane {
       const operation = this.#spec.record.topology.stage!.index;
       this.#side.add(late, { kind: "late", reason: "it came after its window was closed", operation });
     }
-    if (outcome.passed.length > 0) this.#direct.write(outcome.passed, (failure) => this.#setAside(failure));
+    if (outcome.passed.length > 0)
+      this.#direct.write(outcome.passed, outcome.trace?.headers ?? event.headers, (failure) => this.#setAside(failure));
     return true;
   }
 

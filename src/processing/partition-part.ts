@@ -7,6 +7,7 @@ import { partitionStream, partitionSubject } from "../jetstream/names.ts";
 import { OrderedReader, Truncated } from "../jetstream/ordered-reader.ts";
 import type { StreamRecord } from "../log/catalog.ts";
 import { decodeEvent } from "../log/decode.ts";
+import { endProcess, type ProcessTrace, traceProcess } from "../telemetry/event-trace.ts";
 import type { PartitionProgress } from "./checkpoint.ts";
 import type { PartitionMark } from "./exchange.ts";
 import { Flight } from "./flight.ts";
@@ -18,11 +19,15 @@ export interface EventOutcome {
   readonly passed: Flight[];
   readonly failures: StepFailure[];
   filtered: number;
+  /** The event's part in its trace, where it belongs to one. */
+  readonly trace: ProcessTrace | undefined;
 }
 
 /** What a partition needs of its lane. */
 export interface PartitionPartOptions {
   readonly js: JetStream;
+  /** Whose it is, for traces. */
+  readonly processor: { readonly id: string; readonly name: string };
   readonly source: StreamRecord;
   readonly partition: number;
   readonly before: Pipeline;
@@ -150,8 +155,10 @@ export class PartitionPart {
   }
 
   #process(message: StoredMessage): boolean | Promise<boolean> {
-    const outcome: EventOutcome = { passed: [], failures: [], filtered: 0 };
     const { event, fault } = decode(this.partition, message);
+    const { processor, source } = this.#options;
+    const trace = traceProcess(processor, source.name, event);
+    const outcome: EventOutcome = { passed: [], failures: [], filtered: 0, trace };
     const flight = new Flight(event);
     if (fault !== undefined) {
       outcome.failures.push(new StepFailure(0, "dlq", fault, flight));
@@ -191,6 +198,7 @@ export class PartitionPart {
       }
       if (stage.timestampField === undefined) progress.watermark = Math.max(progress.watermark ?? 0, event.timestampMs);
     }
+    if (outcome.trace) endProcess(outcome.trace, outcome.failures[0]?.reason);
     if (!this.#options.onOutcome(event, outcome, late)) return false;
     progress.next = event.offset + 1;
     return true;

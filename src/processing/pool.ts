@@ -1,6 +1,7 @@
 import { Worker } from "node:worker_threads";
 import type { Logger } from "pino";
 import { pause } from "../domain/deadline.ts";
+import type { TracingOptions } from "../telemetry/tracing.ts";
 import type { LaneSpec } from "./lane-spec.ts";
 import { type FromWorker, Slot, type ToWorker, type WorkerSetup } from "./worker-protocol.ts";
 
@@ -23,6 +24,7 @@ export interface PoolOptions {
   readonly threads: number;
   readonly natsUrl: string;
   readonly functionsDir: string | undefined;
+  readonly tracing: TracingOptions | undefined;
   readonly log: Logger;
   /** An event did not let a function come to an end. */
   readonly onPoison: (spec: LaneSpec, partition: number, offset: number) => void;
@@ -92,10 +94,10 @@ export class Pool implements AsyncDisposable {
   }
 
   #newThread(): Thread {
-    const { natsUrl, functionsDir, log } = this.#options;
+    const { natsUrl, functionsDir, tracing, log } = this.#options;
     const beats = new SharedArrayBuffer(4);
     const shared = new SharedArrayBuffer(8 * Slot.COUNT);
-    const setup: WorkerSetup = { natsUrl, functionsDir, logLevel: log.level, beats, shared };
+    const setup: WorkerSetup = { natsUrl, functionsDir, tracing, logLevel: log.level, beats, shared };
     const worker = new Worker(new URL("./worker.ts", import.meta.url), {
       workerData: setup,
       execArgv: [],

@@ -3,6 +3,7 @@ import { deadlineIn, pause } from "../domain/deadline.ts";
 import { ErrorCode, ServiceError } from "../domain/errors.ts";
 import type { Catalog, StreamRecord } from "../log/catalog.ts";
 import type { Presence } from "../log/presence.ts";
+import type { TracingOptions } from "../telemetry/tracing.ts";
 import { type LaneEnd, type LaneHandle, Pool } from "./pool.ts";
 import type { ProcessorRecord } from "./record.ts";
 import type { ProcessorStore } from "./store.ts";
@@ -14,6 +15,7 @@ export interface SupervisorOptions {
   readonly natsUrl: string;
   readonly threads: number;
   readonly functionsDir: string | undefined;
+  readonly tracing: TracingOptions | undefined;
   readonly log: Logger;
 }
 
@@ -53,6 +55,7 @@ export class Supervisor implements AsyncDisposable {
       threads: options.threads,
       natsUrl: options.natsUrl,
       functionsDir: options.functionsDir,
+      tracing: options.tracing,
       log: options.log,
       onPoison: ({ record, lane }, partition, offset) => {
         const key = `${record.id}/${lane}`;

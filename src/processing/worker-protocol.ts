@@ -1,3 +1,4 @@
+import type { TracingOptions } from "../telemetry/tracing.ts";
 import type { LaneSpec } from "./lane-spec.ts";
 
 /** What a thread is started with. */
@@ -6,6 +7,7 @@ export interface WorkerSetup {
   readonly logLevel: string;
   /** Directory of ES modules that are functions; undefined: there are none. */
   readonly functionsDir: string | undefined;
+  readonly tracing: TracingOptions | undefined;
   /** One number that the thread counts up as long as its event loop turns. */
   readonly beats: SharedArrayBuffer;
   /** Numbers by {@link Slot}. */

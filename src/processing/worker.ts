@@ -3,6 +3,7 @@ import { parentPort, workerData } from "node:worker_threads";
 import { pino } from "pino";
 import { connectJetStream, type JetStream } from "../jetstream/connection.ts";
 import { StreamGone } from "../jetstream/ordered-reader.ts";
+import { startTracing } from "../telemetry/tracing.ts";
 import { Lane } from "./lane.ts";
 import { Fenced, LaneFailed, type LaneSpec, type LaneTools } from "./lane-spec.ts";
 import type { Attention } from "./module-functions.ts";
@@ -31,6 +32,7 @@ const lanes = new Map<number, Lane>();
 /** Lanes that are not there yet, and whether they still shall be. */
 const opening = new Map<number, "wanted" | "unwanted">();
 const mirrors = new Map<string, TableMirror>();
+const tracing = setup.tracing && (await startTracing(setup.tracing, log));
 const connecting: Promise<JetStream> = connectJetStream({ url: setup.natsUrl, log, connectTimeoutMs: 600_000 });
 
 port.on("message", (message: ToWorker) => {
@@ -74,6 +76,7 @@ async function end(): Promise<void> {
   const js = await connecting;
   await Promise.all([...mirrors.values()].map((mirror) => mirror.close()));
   await js[Symbol.asyncDispose]();
+  await tracing?.[Symbol.asyncDispose]();
   process.exit(0);
 }
 

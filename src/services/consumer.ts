@@ -29,6 +29,7 @@ import { type ReadResult, readPartition, type StartOffset } from "../log/read.ts
 import { SoloSource } from "../log/solo-source.ts";
 import { type Delivery, type Source, subscribe, Wake } from "../log/subscribe.ts";
 import type { Tails } from "../log/tail.ts";
+import { traceDelivery } from "../telemetry/event-trace.ts";
 import type { OwnerOf, Quotas } from "./quotas.ts";
 import type { Traffic } from "./traffic.ts";
 
@@ -113,6 +114,7 @@ export class Consumer {
 
   #delivered(principal: Principal, { name }: StreamRecord, events: readonly StoredEvent[]): void {
     this.#traffic.delivered(name, events);
+    traceDelivery(name, events);
     this.#quotas?.delivered(principal, name, events);
   }
 

@@ -8,6 +8,7 @@ import type { JetStream } from "../jetstream/connection.ts";
 import type { Appender, AppendOptions, Outcome } from "../log/append.ts";
 import { appendAtomic } from "../log/atomic.ts";
 import type { Catalog, StreamRecord } from "../log/catalog.ts";
+import { presentTrace, withTrace } from "../telemetry/event-trace.ts";
 import type { Quotas } from "./quotas.ts";
 import type { Traffic } from "./traffic.ts";
 
@@ -50,7 +51,7 @@ export class Producer {
     idempotencyKey: string | undefined,
     deadline: Deadline,
   ): Promise<Ack> {
-    const event = newEvent(identified(fields, idempotencyKey));
+    const event = withTrace(newEvent(identified(fields, idempotencyKey)), presentTrace(streamName, 1));
     const stream = await this.#stream(streamName, deadline);
     this.#quotas?.publish(streamName, event.payload.length);
     return this.#append(stream, event, deadline);
@@ -73,7 +74,8 @@ export class Producer {
     if (events.length > MAX_BATCH_EVENTS) throw invalidArgument("events", `must be at most ${MAX_BATCH_EVENTS}`);
     // A batch's own time is for its events; whether there is such a stream is said in any case.
     const stream = await this.#stream(streamName, Math.max(deadline, deadlineIn(MIN_LOOKUP_MS)));
-    const checked = events.map((event, index) => checkedEvent(event, index, request.idempotencyKey));
+    const trace = presentTrace(streamName, events.length);
+    const checked = events.map((event, index) => checkedEvent(event, index, request.idempotencyKey, trace));
     const options: AppendOptions = { deadline, gzip };
     this.#quotas?.publish(streamName, payloadBytes(checked));
     const outcomes = request.atomic
@@ -147,7 +149,7 @@ export class Producer {
   async #outcomeOf(stream: string, fields: EventFields | RefusedEvent, deadline: Deadline): Promise<Outcome> {
     try {
       if (isRefused(fields)) return fields;
-      const event = newEvent(fields);
+      const event = withTrace(newEvent(fields), presentTrace(stream, 1));
       return await this.#append(await this.#stream(stream, deadline), event, deadline);
     } catch (error) {
       if (!(error instanceof ServiceError)) throw error;
@@ -190,11 +192,12 @@ function checkedEvent(
   event: EventFields | RefusedEvent,
   index: number,
   idempotencyKey: string | undefined,
+  trace: ReturnType<typeof presentTrace>,
 ): NewEvent | RefusedEvent {
   if (isRefused(event)) return event;
   try {
     const key = event.eventId === undefined && idempotencyKey !== undefined ? `${idempotencyKey}.${index}` : undefined;
-    return newEvent(identified(event, key), `events[${index}].`);
+    return withTrace(newEvent(identified(event, key), `events[${index}].`), trace);
   } catch (error) {
     if (error instanceof ServiceError) return { eventId: event.eventId, error };
     throw error;

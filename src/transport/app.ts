@@ -10,6 +10,7 @@ import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
 import { principalKey } from "../services/access.ts";
 import type { Identity } from "../services/identity.ts";
 import type { Quotas } from "../services/quotas.ts";
+import { isTracing } from "../telemetry/tracing.ts";
 import { accessInterceptor, askCallers, principalOf } from "./access.ts";
 import type { BodyBudget } from "./body-budget.ts";
 import { type Calls, noteConnectFailure, noteFailure } from "./calls.ts";
@@ -25,6 +26,7 @@ import { OPERATOR_PATHS, type OperatorOptions, operatorPlugin } from "./operator
 import { holdToQuotas } from "./quotas.ts";
 import { answerFailure, clientError, frameworkError, type HotHandler, restPlugin } from "./rest.ts";
 import { rpcPlugin } from "./rpc.ts";
+import { traceCalls } from "./traces.ts";
 import { validateInterceptor } from "./validation.ts";
 
 export interface AppOptions {
@@ -81,6 +83,7 @@ export async function createApp(options: AppOptions): Promise<App> {
     });
     done();
   });
+  if (isTracing()) traceCalls(app as unknown as FastifyInstance);
   app.setErrorHandler(answerFailure(log));
   if (options.corsOrigins.length > 0) await app.register(cors, corsOptions(options.corsOrigins));
   askCallers(app as unknown as FastifyInstance, options.identity, options.mounted);

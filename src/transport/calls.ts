@@ -107,6 +107,9 @@ export function noteConnectFailure(req: FastifyRequest, error: ConnectError): vo
 
 const methodName = (method: DescMethod): string => `${method.parent.typeName}/${method.name}`;
 
+/** The protocol of a request, by its headers and path. */
+export const protocolNameOf = (req: FastifyRequest): ProtocolName => PROTOCOLS[protocolOf(req)]!;
+
 /** Place in {@link PROTOCOLS}. */
 function protocolOf({ headers, url }: FastifyRequest): number {
   const type = headers["content-type"];

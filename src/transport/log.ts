@@ -1,3 +1,4 @@
+import { trace } from "@opentelemetry/api";
 import type { Logger } from "pino";
 import { ErrorCode, errorRule, type ServiceError } from "../domain/errors.ts";
 
@@ -10,7 +11,13 @@ export interface CallLog {
 export function createCallLog(logger: Logger): CallLog {
   return {
     failed(call, requestId, error) {
-      const facts = { call, requestId, code: errorRule(error.code).name };
+      const traceId = trace.getActiveSpan()?.spanContext().traceId;
+      const facts = {
+        call,
+        requestId,
+        ...(traceId === undefined ? {} : { traceId }),
+        code: errorRule(error.code).name,
+      };
       if (error.code === ErrorCode.INTERNAL) logger.error({ ...facts, err: error.cause ?? error }, "call failed");
       else if (error.code === ErrorCode.UNAVAILABLE || error.code === ErrorCode.TIMEOUT)
         logger.warn(facts, error.message);
