@@ -2,7 +2,7 @@ import { randomBytes } from "node:crypto";
 import type { DescMethod } from "@bufbuild/protobuf";
 import { type ConnectRouter, createContextValues } from "@connectrpc/connect";
 import cors from "@fastify/cors";
-import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from "fastify";
+import Fastify, { type FastifyInstance } from "fastify";
 import type { Logger } from "pino";
 import { ConsumerGroupService } from "../../gen/millrace/v1/consumers_pb.js";
 import { EventService } from "../../gen/millrace/v1/events_pb.js";
@@ -59,10 +59,8 @@ export async function createApp(options: AppOptions): Promise<App> {
   const prefix = randomBytes(4).toString("hex");
   let requests = 0;
   const app = Fastify({
-    loggerInstance: options.logger as FastifyBaseLogger,
-    logController: new LogController({ disableRequestLogging: true }),
-    // A logger of its own for every request would cost more than most requests; failures name theirs.
-    childLoggerFactory: (logger) => logger,
+    // Failures go to our own log. One of Fastify's would cost each request a logger and two listeners.
+    logger: false,
     genReqId: (req) => ownRequestId(req) ?? `${prefix}-${(requests++).toString(36)}`,
     serverFactory: (handler) => createListener(handler as never, options.listener) as never,
     frameworkErrors: frameworkError,
@@ -76,6 +74,8 @@ export async function createApp(options: AppOptions): Promise<App> {
   app.addHook("onRequest", (req, reply, done) => {
     answers(reply, req);
     const begunAt = options.calls.begin();
+    // An answer to a caller that has gone: "close" says so too, and who waits for it.
+    reply.raw.on("error", ignored);
     // One listener for all who wait for the end: they are a part of what the fastest calls cost.
     reply.raw.on("close", () => {
       options.calls.end(req, begunAt);
@@ -99,6 +99,7 @@ export async function createApp(options: AppOptions): Promise<App> {
     shutdownSignal: options.shutdownSignal,
     mend: connectFailure,
     failed: noteConnectFailure,
+    broken: (req, rpc, err) => options.logger.error({ err, rpc, requestId: req.id }, "rpc failed"),
     hot: hotRpcs(options, log),
     contextValues: (req) =>
       createContextValues()
@@ -118,6 +119,8 @@ export async function createApp(options: AppOptions): Promise<App> {
   await app.ready();
   return app as unknown as App;
 }
+
+const ignored = (): void => {};
 
 /** Publishing, polling and committing, which callers do all the time. */
 const HOT_METHODS: readonly DescMethod[] = [

@@ -125,7 +125,8 @@ function send(reply: FastifyReply, body: string | Buffer): void {
     "content-type": "application/json; charset=utf-8",
     "content-length": length,
   });
-  reply.raw.end(body);
+  if (typeof body === "string") reply.raw.end(body, length === body.length ? "latin1" : "utf8");
+  else reply.raw.end(body);
 }
 
 const streamParam = (req: FastifyRequest): string => (req.params as { stream_name: string }).stream_name;

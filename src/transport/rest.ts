@@ -65,15 +65,18 @@ export async function restPlugin(app: FastifyInstance, options: RestOptions): Pr
       url: route.path,
       exposeHeadRoute: false,
       config: { rpc: route.method },
-      handler: async (req, reply) => {
-        if (hot)
-          return hot(
+      // Before Fastify parses content types and looks for handlers: nothing of that is needed here.
+      ...(hot && {
+        onRequest: (req, reply) =>
+          hot(
             req,
             reply,
             route,
             () => callerSignal(reply),
             (error) => failureOf(error, req, options.log),
-          );
+          ),
+      }),
+      handler: async (req, reply) => {
         const signal = callerSignal(reply);
         const body = route.body === undefined ? undefined : parseJson(await readRestBody(req.raw));
         const message = decodeRequest(route, req.params as Record<string, string>, queryOf(req), body);

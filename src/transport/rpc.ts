@@ -14,7 +14,7 @@ import {
   createConnectRouter,
 } from "@connectrpc/connect";
 import type { UniversalHandler, UniversalServerRequest, UniversalServerResponse } from "@connectrpc/connect/protocol";
-import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import type { FastifyInstance, FastifyReply, FastifyRequest, RouteShorthandOptions } from "fastify";
 import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
 import { compressions } from "./compression.ts";
 import type { HotRpc } from "./grpc-unary.ts";
@@ -41,6 +41,8 @@ export interface RpcPluginOptions extends ConnectRouterOptions {
   hot?: ReadonlyMap<string, HotRpc>;
   /** Is told of failures that no interceptor sees. */
   failed?: (req: FastifyRequest, error: ConnectError) => void;
+  /** Is told of what Connect itself throws, which is a bug. */
+  broken?: (req: FastifyRequest, rpc: string, error: unknown) => void;
   /** Form of what a Fastify hook throws before the call begins. Default: the code that fits its `statusCode`. */
   toConnectError?: (error: unknown) => ConnectError;
 }
@@ -61,6 +63,7 @@ export async function rpcPlugin(app: FastifyInstance, options: RpcPluginOptions)
     hot,
     mend,
     failed = () => {},
+    broken = () => {},
     ...routerOptions
   } = options;
   const toConnectError = options.toConnectError ?? connectErrorOf;
@@ -87,9 +90,10 @@ export async function rpcPlugin(app: FastifyInstance, options: RpcPluginOptions)
   for (const handler of router.handlers) {
     const isStream = handler.method.methodKind === "client_streaming" || handler.method.methodKind === "bidi_streaming";
     const hotRpc = hot?.get(handler.requestPath);
-    app.all(handler.requestPath, { config: { rpc: handler.method } }, async (req, reply) => {
-      const answered = hotRpc?.(req, reply, afterAnswer);
-      if (answered) return answered;
+    const options: RouteShorthandOptions = { config: { rpc: handler.method } };
+    // Before Fastify parses content types and looks for handlers: nothing of that is needed here.
+    if (hotRpc) options.onRequest = (req, reply, done) => hotRpc(req, reply, afterAnswer) ?? done();
+    app.all(handler.requestPath, options, async (req, reply) => {
       reply.hijack();
       const call = new Call(reply.raw);
       const body = new RequestBody(req.raw, isStream ? 0 : requestTimeoutMs);
@@ -108,7 +112,7 @@ export async function rpcPlugin(app: FastifyInstance, options: RpcPluginOptions)
         await write(reply, noted ? await mended(answer, noted) : answer, call, body, afterAnswer);
       } catch (error) {
         if (call.signal.aborted) return;
-        req.log.error({ err: error, rpc: handler.requestPath, requestId: req.id }, "rpc failed");
+        broken(req, handler.requestPath, error);
         const internal = new ConnectError("internal error", Code.Internal);
         failed(req, internal);
         if (reply.raw.headersSent) reply.raw.destroy();
