@@ -28,7 +28,8 @@ function table(lines: readonly string[]): string {
     line
       .slice(1, -1)
       .split("|")
-      .map((cell) => inline(cell.trim())),
+      // Long names may go on in the next line, so that the table has room for what they mean.
+      .map((cell) => inline(cell.trim()).replace(/(?<=[A-Z])_(?=[A-Z])/g, "_<wbr>")),
   );
   const row = (cells: readonly string[], tag: string) =>
     `<tr>${cells.map((cell) => `<${tag}>${cell}</${tag}>`).join("")}</tr>`;
