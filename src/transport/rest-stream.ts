@@ -20,6 +20,7 @@ import { queryOf } from "./rest.ts";
 import { decodeRequest, type RestRoute } from "./rest-routes.ts";
 import { eventLines, sseLines } from "./rest-stream-text.ts";
 import { validate } from "./validation.ts";
+import { writable } from "./writable.ts";
 
 /** A stream of events as Server-Sent Events (WHATWG HTML, 9.2) or as JSON lines. */
 export async function subscribeOverHttp(
@@ -89,15 +90,5 @@ function requestOf(req: FastifyRequest, route: RestRoute): SubscribeRequest {
 
 /** Writes and waits until the connection takes more. */
 async function send(res: ServerResponse, chunk: string | Buffer): Promise<void> {
-  if (chunk.length === 0 || res.destroyed || res.write(chunk)) return;
-  await new Promise<void>((resolve) => {
-    const over = () => {
-      res.off("drain", over);
-      res.off("close", over);
-      resolve();
-    };
-    res.on("drain", over);
-    res.on("close", over);
-    if (res.destroyed || res.closed) over();
-  });
+  if (chunk.length > 0 && !res.destroyed && !res.write(chunk)) await writable(res);
 }

@@ -21,6 +21,7 @@ import type { HotRpc } from "./grpc-unary.ts";
 import { type DiscardLimits, RequestBody } from "./request-body.ts";
 import { type Mend, mended } from "./rpc-mend.ts";
 import { codeOfStatus, refusal } from "./rpc-refusal.ts";
+import { writable } from "./writable.ts";
 
 export interface RpcPluginOptions extends ConnectRouterOptions {
   /** Registers the services. */
@@ -246,20 +247,6 @@ function nodeHeaders(reply: FastifyReply, header: Headers | undefined): Outgoing
     else if (!isHttp2 || name !== "connection") out[name] = value;
   });
   return out;
-}
-
-/** Settles when `res` takes more, or never will. */
-function writable(res: ServerResponse): Promise<void> {
-  return new Promise((resolve) => {
-    const over = () => {
-      res.off("drain", over);
-      res.off("close", over);
-      resolve();
-    };
-    res.on("drain", over);
-    res.on("close", over);
-    if (res.destroyed || res.closed) over();
-  });
 }
 
 function connectErrorOf(error: unknown): ConnectError {
