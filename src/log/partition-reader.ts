@@ -2,7 +2,8 @@ import { deadlineIn } from "../domain/deadline.ts";
 import type { StoredEvent } from "../domain/event.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { readMessages } from "../jetstream/direct.ts";
-import { partitionStream } from "../jetstream/names.ts";
+import { partitionStream, partitionSubject } from "../jetstream/names.ts";
+import type { Backlog } from "./backlog.ts";
 import { decodeEvent } from "./decode.ts";
 import { lostBetween } from "./gap.ts";
 import type { Tail } from "./tail.ts";
@@ -33,6 +34,9 @@ export class PartitionReader {
   /** Grows when the reader is moved: what was read before is void. */
   #moves = 0;
   #failure: unknown;
+  #backlog: Backlog | undefined;
+  /** Whether a consumer of its own may help it; not after one that did not. */
+  #mayHaveBacklog = true;
 
   /** @param wake is called when there is more to take. */
   constructor(js: JetStream, stream: string, partition: number, tail: Tail, next: number, wake: () => void) {
@@ -96,6 +100,7 @@ export class PartitionReader {
       return;
     }
     if (this.#next < this.#tail.start) return void this.#readOn(this.#next);
+    this.#endBacklog();
     for (const event of this.#tail.from(this.#next)) {
       if (!takes(event)) return;
       this.#next = event.offset + 1;
@@ -105,6 +110,7 @@ export class PartitionReader {
   close(): void {
     this.#moves++;
     this.#unlisten();
+    this.#endBacklog();
     this.#tail.release();
   }
 
@@ -126,13 +132,11 @@ export class PartitionReader {
 
   async #read(from: number): Promise<StoredEvent[]> {
     const deadline = deadlineIn(READ_MS);
+    const jsStream = partitionStream(this.#stream, this.partition);
     const batch = Math.min(BATCH, this.#tail.start - from);
-    const messages = await readMessages(
-      this.#js,
-      partitionStream(this.#stream, this.partition),
-      { seq: from + 1, batch, maxBytes: READ_AHEAD_BYTES },
-      deadline,
-    );
+    const messages =
+      (await this.#readBacklog(jsStream, from)) ??
+      (await readMessages(this.#js, jsStream, { seq: from + 1, batch, maxBytes: READ_AHEAD_BYTES }, deadline));
     const events: StoredEvent[] = [];
     let expected = from;
     for (const message of messages) {
@@ -148,7 +152,31 @@ export class PartitionReader {
     if (events.length === 0 && from === this.#next) this.#next = Math.max(from, this.#tail.start);
     return events;
   }
+
+  /** @returns undefined where no consumer helps. */
+  async #readBacklog(jsStream: string, from: number): Promise<Awaited<ReturnType<Backlog["read"]>> | undefined> {
+    if (this.#backlog?.next !== from) this.#endBacklog();
+    if (!this.#backlog && this.#mayHaveBacklog) {
+      const subject = partitionSubject(this.#stream, this.partition);
+      const place = { jsStream, subject, from, batch: BATCH, maxBytes: READ_AHEAD_BYTES };
+      this.#backlog = this.#tail.backlogs.start(this.#js, place, this.#tail.start - from);
+    }
+    try {
+      const messages = await this.#backlog?.read();
+      if (!messages || messages.length > 0) return messages;
+    } catch {
+      // Direct gets tell what is wrong, if they fail too.
+    }
+    this.#mayHaveBacklog = false;
+    this.#endBacklog();
+    return undefined;
+  }
+
+  #endBacklog(): void {
+    this.#backlog?.close();
+    this.#backlog = undefined;
+  }
 }
 
-/** Bytes of one request to the storage; a reader holds what two of them brought at most. */
+/** Bytes of one request to the storage; a reader holds what three of them brought at most. */
 const READ_AHEAD_BYTES = 512 * 1024;

@@ -4,6 +4,7 @@ import { Gate } from "../domain/gate.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { follow } from "../jetstream/follow.ts";
 import { partitionStream } from "../jetstream/names.ts";
+import { BacklogConsumers } from "./backlog.ts";
 import { decodeEvent, eventBytes } from "./decode.ts";
 
 /** Bytes of events that all tails of a gateway keep together. */
@@ -63,6 +64,7 @@ const CLOSED = new Error("the tail is closed");
 export class Tail {
   /** What its readers read from the storage passes here. */
   readonly reads: Gate;
+  readonly backlogs = new BacklogConsumers();
   readonly #over = new AbortController();
   readonly #listeners = new Set<() => void>();
   readonly #limitBytes: () => number;
