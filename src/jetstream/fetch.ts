@@ -39,6 +39,8 @@ export interface PullOptions {
   readonly waitMs: number;
   /** Takes each message as it comes; the result then holds none. */
   readonly onMessage?: (message: Delivered) => void;
+  /** Is shown each message as it comes: those of several pulls of one consumer in the order of their delivery. */
+  readonly arrived?: (message: Delivered) => void;
 }
 
 /** Beyond the wait, a pull without its closing status is given up. */
@@ -90,6 +92,7 @@ class Inbox {
   readonly #subscription: Subscription;
   #messages: Delivered[] = [];
   #onMessage: ((message: Delivered) => void) | undefined;
+  #arrived: ((message: Delivered) => void) | undefined;
   #left = 0;
   #pulls = 0;
   #reply = "";
@@ -105,6 +108,7 @@ class Inbox {
   async pull(jsStream: string, durable: string, options: PullOptions, signal?: AbortSignal): Promise<PullResult> {
     this.#messages = [];
     this.#onMessage = options.onMessage;
+    this.#arrived = options.arrived;
     this.#left = options.batch;
     this.#reply = `${this.#subject}.${++this.#pulls}`;
     const ended = new Promise<PullEnd>((resolve) => {
@@ -156,8 +160,10 @@ class Inbox {
       if (msg.subject === this.#reply) this.#done?.(endOf(msg.headers?.code ?? 0, msg.headers?.description ?? ""));
       return;
     }
-    if (this.#onMessage) this.#onMessage(delivered(msg, reply));
-    else this.#messages.push(delivered(msg, reply));
+    const message = delivered(msg, reply);
+    this.#arrived?.(message);
+    if (this.#onMessage) this.#onMessage(message);
+    else this.#messages.push(message);
     if (--this.#left <= 0) this.#done?.("full");
   }
 }

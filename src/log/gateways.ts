@@ -1,4 +1,5 @@
 import { randomBytes } from "node:crypto";
+import { type Deadline, deadlineIn } from "../domain/deadline.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { gatewaySubject } from "../jetstream/names.ts";
 
@@ -16,14 +17,24 @@ export class Gateways {
     js.nc.subscribe(gatewaySubject(this.own), { callback: (_error, msg) => void msg.respond() });
   }
 
-  /** False only when it is sure: nobody listens for it, so its connection is closed. */
-  async lives(gateway: string): Promise<boolean> {
+  /**
+   * False only when it is sure: nobody listens for it, so its connection is closed.
+   *
+   * @throws ServiceError UNAVAILABLE when this process's own connection breaks and is not back by the deadline.
+   */
+  async lives(gateway: string, deadline: Deadline = deadlineIn(PROBE_MS)): Promise<boolean> {
     if (gateway === this.own) return true;
-    try {
-      await this.#js.nc.request(gatewaySubject(gateway), undefined, { timeout: PROBE_MS });
-      return true;
-    } catch (error) {
-      return !/no responders/i.test((error as Error).message);
+    for (;;) {
+      await this.#js.whenConnected(deadline);
+      const { epoch } = this.#js;
+      try {
+        await this.#js.nc.request(gatewaySubject(gateway), undefined, { timeout: PROBE_MS });
+        return true;
+      } catch (error) {
+        if (/no responders/i.test((error as Error).message)) return false;
+        if (this.#js.connected && this.#js.epoch === epoch) return true;
+        // The question or its answer went with the connection.
+      }
     }
   }
 }

@@ -1,4 +1,4 @@
-import { type Deadline, deadlineIn, msLeft, pauseUntil } from "../domain/deadline.ts";
+import { type Deadline, deadlineIn, msLeft, pause, pauseUntil } from "../domain/deadline.ts";
 import { doneUpTo, failedUpTo, failuresAt, movedTo, type Progress, passOver } from "../domain/deliveries.ts";
 import {
   ErrorCode,
@@ -79,6 +79,14 @@ export class GroupPartition {
   #failed = false;
   /** Events returned by {@link giveBack}, whose second delivery is no sign of a lost consumer. */
   readonly #returned = new Set<number>();
+  /** Highest sequence that came to this gateway since the durable was last moved. */
+  #received = 0;
+  /** Sequences below it that did not come. */
+  readonly #missing = new Set<number>();
+  /** Sequences that came to a wait and were neither handed out nor given back yet. */
+  readonly #waited = new Set<number>();
+  /** A wait was given up, and what was on its way to it may have been lost. */
+  #gaveUp = false;
   #position = 0;
   #pending = 0;
   #lastConsumerSeq = 0;
@@ -96,12 +104,12 @@ export class GroupPartition {
 
   /** Next offset to be handed out. */
   get position(): number {
-    return this.#position;
+    return this.#beforeReturned(this.#position);
   }
 
   /** Events not handed out, as of the last contact with the durable. */
   get pending(): number {
-    return this.#pending;
+    return this.#pending + this.#returned.size;
   }
 
   /** First offset that is handed out again when what was handed out is forgotten. */
@@ -168,7 +176,11 @@ export class GroupPartition {
     this.#failed = false;
     const { resume } = this.#record;
     if (state.floorSeq < resume || (this.#rewind && state.deliveredSeq > resume)) await this.#reset(resume, deadline);
-    else this.#adopt(state);
+    else {
+      this.#received = Math.max(state.deliveredSeq, resume);
+      this.#missing.clear();
+      this.#adopt(state);
+    }
     this.#rewind = false;
     this.#connection = connection;
   }
@@ -259,7 +271,7 @@ export class GroupPartition {
     const resume = sought ? seek.offset : stored.resume;
     // The durable of a new epoch may not have been moved to its place yet.
     const known = this.#stream?.next() ?? ((stored.epoch ?? 0) === epoch ? state?.deliveredSeq : undefined);
-    const position = Math.max(known ?? 0, resume);
+    const position = this.#beforeReturned(Math.max(known ?? 0, resume));
     return { position, committed: stored.committed, resume };
   }
 
@@ -275,29 +287,47 @@ export class GroupPartition {
    * @throws ServiceError TIMEOUT when messages may have been lost on their way; the next pull hands them out again.
    */
   async pull(most: number, maxBytes: number, deadline: Deadline): Promise<PullResult> {
-    for (let attempt = 0; ; attempt++) {
+    // Another gateway may have what is missing here.
+    let mayAsk = this.place.isShared() ? 2 : 5;
+    for (let attempt = 0; ; ) {
       await this.#js.whenConnected(deadline);
       await this.prepare(deadline);
       const isHeld = this.#isHeld;
       const isAlone = isHeld || this.isLastChance(this.#position);
       const batch = isAlone ? 1 : most;
-      const result = await this.#js.fetcher.pull(this.#jsStream, this.#durable, { batch, maxBytes, waitMs: 0 });
+      const options = { batch, maxBytes, waitMs: 0, arrived: this.#arrived };
+      let result = await this.#js.fetcher.pull(this.#jsStream, this.#durable, options);
       if (result.end === "lost") {
         // Messages may have been on their way that nobody will see: they are handed out again.
         this.#rewind = true;
-        if (attempt >= 2 || msLeft(deadline) === 0) throw timedOut("the storage did not answer in time");
+        if (++attempt > 2 || msLeft(deadline) === 0) throw timedOut("the storage did not answer in time");
         continue;
       }
       if (result.end === "missing" && result.messages.length === 0) {
         // Gone by inactivity, or without a leader for now.
         this.#connection = 0;
-        if (attempt >= 2) throw unavailable("the storage can't hand out events now");
+        if (++attempt > 2) throw unavailable("the storage can't hand out events now");
         continue;
       }
       if (attempt < 2 && this.isRepeat(result.messages)) {
+        attempt++;
         // Handed out once and not committed in time. All that came after is handed out again too, or its order is lost.
         this.noteRepeat();
         continue;
+      }
+      result.messages.sort((a, b) => a.seq - b.seq);
+      const overtaken = mayAsk > 0 ? await this.#overtaken(result.messages, deadline) : undefined;
+      this.#gaveUp = false;
+      if (overtaken !== undefined) {
+        const before = result.messages.filter(({ seq }) => seq < overtaken);
+        await this.giveBack(result.messages.slice(before.length));
+        if (before.length === 0) {
+          mayAsk--;
+          if (mayAsk === 0) this.#stopAsking(result.messages);
+          else await pause(ASK_AGAIN_MS, deadline);
+          continue;
+        }
+        result = { messages: before, end: "full" };
       }
       const gapless = await this.#upToGap(result, deadline);
       this.accept(gapless);
@@ -333,6 +363,51 @@ export class GroupPartition {
     return result;
   }
 
+  /** Notes the place of a message among those that came before it. */
+  readonly #arrived = ({ seq, deliveries }: Delivered): void => {
+    const isAlone = !this.place.isShared();
+    const isNew = seq > this.#received;
+    // Its first delivery reached nobody.
+    if (deliveries > 1 && (this.#missing.has(seq) || (isNew && isAlone))) this.#returned.add(seq);
+    if (!isNew) return void this.#missing.delete(seq);
+    if ((isAlone || this.#gaveUp) && seq - this.#received <= MOST_MISSING)
+      for (let missing = this.#received + 1; missing < seq; missing++) this.#missing.add(missing);
+    this.#received = seq;
+  };
+
+  /** Whether something that was not handed out yet has to come before a message. */
+  isOvertaking({ seq }: Delivered): boolean {
+    return min(this.#missing) < seq || min(this.#returned) < seq;
+  }
+
+  /**
+   * A message that is delivered in the moment in which the wait for it is given up finds no subscription. nats-server
+   * delivers it again, as it does with what is given back, but what follows may be quicker.
+   *
+   * @returns the first one that is still to come and has to be before some of `messages`, or before what comes next.
+   */
+  async #overtaken(messages: readonly Delivered[], deadline: Deadline): Promise<number | undefined> {
+    if (this.#missing.size === 0 && this.#returned.size === 0) return undefined;
+    const last = messages.at(-1)?.seq ?? Number.POSITIVE_INFINITY;
+    const came = new Set([...this.#waited, ...messages.map(({ seq }) => seq)]);
+    const first = () => Math.min(min(this.#missing), min(this.#returned, came));
+    if (first() > last || first() === Number.POSITIVE_INFINITY) return undefined;
+    const { stream, partition } = this.place;
+    const { startOffset, lost } = await partitionState(this.#js, stream, partition, deadline);
+    if (lost > 0) this.#missing.clear();
+    for (const gone of [this.#missing, this.#returned])
+      for (const seq of gone) if (seq <= Math.max(startOffset, this.resume)) gone.delete(seq);
+    return first() < last ? first() : undefined;
+  }
+
+  /** What has to be before `messages` does not come: another gateway has it, or else nobody. */
+  #stopAsking(messages: readonly Delivered[]): void {
+    const [next] = messages;
+    if (!this.place.isShared()) this.#rewind ||= next !== undefined || this.#missing.size > 0;
+    else if (next) this.#forgetReturned(next.seq - 1);
+    this.#missing.clear();
+  }
+
   /** Its first event that is not done is out for the last time: what comes after it waits for what becomes of it. */
   get #isHeld(): boolean {
     return this.#position > this.resume && this.isLastChance(this.resume);
@@ -344,17 +419,31 @@ export class GroupPartition {
       await pauseUntil(deadlineIn(Math.min(waitMs, HELD_MS)), signal);
       return { messages: [], end: "full" };
     }
-    return this.#js.fetcher.pull(this.#jsStream, this.#durable, { batch: 1, waitMs }, signal);
+    const arrived = (message: Delivered) => {
+      this.#arrived(message);
+      this.#waited.add(message.seq);
+    };
+    const options = { batch: 1, waitMs, arrived };
+    const result = await this.#js.fetcher.pull(this.#jsStream, this.#durable, options, signal);
+    if (signal.aborted && result.messages.length === 0) this.#gaveUp = true;
+    return result;
   }
 
   /** Notes that messages were handed out. */
   accept(result: PullResult): void {
     const last = result.messages.at(-1);
     if (last) {
-      this.#position = Math.max(this.#position, last.seq);
-      this.#lastConsumerSeq = last.consumerSeq;
+      // A wait's message is noted later than it came.
+      if (last.seq >= this.#position) {
+        this.#position = last.seq;
+        this.#lastConsumerSeq = last.consumerSeq;
+      }
       this.#pending = last.pending;
-      if (this.#returned.size > 0) for (const message of result.messages) this.#returned.delete(message.seq);
+      if (this.#returned.size > 0 || this.#waited.size > 0)
+        for (const { seq } of result.messages) {
+          this.#returned.delete(seq);
+          this.#waited.delete(seq);
+        }
     } else if (result.end === "empty") this.#pending = 0;
   }
 
@@ -367,13 +456,14 @@ export class GroupPartition {
   async giveBack(messages: readonly Delivered[]): Promise<void> {
     for (const message of messages) {
       this.#returned.add(message.seq);
+      this.#waited.delete(message.seq);
       giveBack(this.#js, message.reply);
     }
     const first = messages[0];
     if (!first) return;
     this.#position = Math.min(this.#position, first.seq - 1);
     // The next pull must not overtake them on their way to the server.
-    await this.#js.nc.flush().catch(() => {});
+    await this.#js.nc.flush().catch(() => this.forgetHandedOut());
   }
 
   /** Moves the position, and where handing out resumes, to `offset`. Call it inside {@link exclusive}. */
@@ -432,6 +522,7 @@ export class GroupPartition {
     // The entry before the floor: a crash in between leaves the floor behind, and that is seen and mended.
     const before = await this.#store(change, deadline);
     const { resume } = this.#record;
+    this.#forgetReturned(resume);
     if (this.place.streamed || resume === before.resume) return;
     let [deliveredSeq, deliveredConsumerSeq] = [this.#position, this.#lastConsumerSeq];
     if (this.place.isShared()) {
@@ -501,23 +592,51 @@ export class GroupPartition {
   }
 
   async #reset(resume: number, deadline: Deadline): Promise<void> {
+    // Before it: another poll's wait may get the first message earlier than the reset is known to be done.
+    this.#received = resume;
     await resetDurable(this.#js, this.#jsStream, this.#durable, resume + 1, deadline);
     this.#returned.clear();
+    this.#waited.clear();
+    this.#missing.clear();
     this.#lastConsumerSeq = 0;
     this.#position = resume;
     await this.refresh(deadline);
   }
 
   #adopt(state: DurableState): void {
-    this.#position = Math.max(state.deliveredSeq, this.#record.resume);
-    this.#lastConsumerSeq = state.deliveredConsumerSeq;
-    this.#pending = state.pending;
+    // What was on its way to a wait that was given up is still to come.
+    const toCome = this.place.isShared() ? 0 : Math.max(0, state.deliveredSeq - this.#received);
+    this.#position = Math.max(state.deliveredSeq - toCome, this.#record.resume);
+    this.#lastConsumerSeq = state.deliveredConsumerSeq - toCome;
+    this.#pending = state.pending + toCome;
+    this.#forgetReturned(Math.max(state.floorSeq, this.#record.resume));
+  }
+
+  /** The durable counts what was given back as delivered. */
+  #beforeReturned(position: number): number {
+    for (const seq of this.#returned) if (seq <= position) position = seq - 1;
+    return position;
+  }
+
+  /** What is done up to a sequence does not come any more. */
+  #forgetReturned(seq: number): void {
+    for (const returned of this.#returned) if (returned <= seq) this.#returned.delete(returned);
   }
 }
 
+/** Gaps above this are not what waits lose. */
+const MOST_MISSING = 1000;
+/** nats-server takes what is given back a moment after it has come. */
+const ASK_AGAIN_MS = 2;
 /** While events are held, it is looked so often whether they are any more. */
 const HELD_MS = 100;
 /** Dead letters that are stored between two writes of the entry. */
 const DEAD_AT_ONCE = 500;
+
+function min(seqs: Iterable<number>, without?: ReadonlySet<number>): number {
+  let least = Number.POSITIVE_INFINITY;
+  for (const seq of seqs) if (seq < least && !without?.has(seq)) least = seq;
+  return least;
+}
 
 const range = (from: number, to: number): number[] => Array.from({ length: to - from }, (_, i) => from + i);

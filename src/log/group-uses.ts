@@ -8,6 +8,7 @@ export interface GroupUse {
 }
 
 const DELETE_MS = 1000;
+const RENEW_MS = 10_000;
 
 /**
  * Which gateways hand out events of which groups. One that was killed may have taken events that no caller received, so
@@ -18,6 +19,8 @@ export class GroupUses implements AsyncDisposable {
   readonly #gateways: Gateways;
   /** Other gateways, by the part of the key that names group and stream. */
   readonly #others = new Map<string, Set<string>>();
+  /** Keys of this gateway's notes. */
+  readonly #own = new Set<string>();
   #watch: AsyncDisposable | undefined;
 
   private constructor(bucket: Bucket<GroupUse>, gateways: Gateways) {
@@ -33,7 +36,9 @@ export class GroupUses implements AsyncDisposable {
 
   /** Notes that this gateway uses a group, and gives the others that do, as they come and go. */
   async note(group: string, streamId: string, deadline: Deadline): Promise<Set<string>> {
-    await this.#bucket.set(groupUseKey(group, streamId, this.#gateways.own), { since: Date.now() }, deadline);
+    const key = groupUseKey(group, streamId, this.#gateways.own);
+    this.#own.add(key);
+    await this.#bucket.set(key, { since: Date.now() }, deadline);
     const place = `${encodeToken(group)}.${streamId}`;
     for (const key of (await this.#bucket.list(`use.${place}.*`, deadline)).keys()) this.#add(key);
     return this.#of(place);
@@ -41,19 +46,28 @@ export class GroupUses implements AsyncDisposable {
 
   /** Takes this gateway's note back. */
   async unnote(group: string, streamId: string, deadline: Deadline): Promise<void> {
-    await this.#bucket.delete(groupUseKey(group, streamId, this.#gateways.own), deadline);
+    const key = groupUseKey(group, streamId, this.#gateways.own);
+    this.#own.delete(key);
+    await this.#bucket.delete(key, deadline);
   }
 
-  /** Takes out those of `others` that have ended. @returns their names. */
-  async forgetDead(group: string, streamId: string, others: Set<string>): Promise<string[]> {
-    const dead: string[] = [];
+  /**
+   * Takes out those of `others` that have ended.
+   *
+   * @param ended is told of each at once, before another call can miss it.
+   */
+  async forgetDead(
+    group: string,
+    streamId: string,
+    others: Set<string>,
+    ended: (gateway: string) => void,
+    deadline: Deadline,
+  ): Promise<void> {
     for (const other of [...others]) {
-      if (await this.#gateways.lives(other)) continue;
-      dead.push(other);
-      others.delete(other);
+      if ((await this.#gateways.lives(other, deadline)) || !others.delete(other)) continue;
+      ended(other);
       await this.#bucket.delete(groupUseKey(group, streamId, other), deadlineIn(DELETE_MS)).catch(() => {});
     }
-    return dead;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -63,6 +77,9 @@ export class GroupUses implements AsyncDisposable {
   #changed(change: Change<GroupUse>): void {
     const [, token, streamId, gateway] = change.key.split(".");
     if (change.value) this.#add(change.key);
+    // Another gateway has taken this one for dead, because its connection was not back yet.
+    else if (this.#own.has(change.key))
+      void this.#bucket.set(change.key, { since: Date.now() }, deadlineIn(RENEW_MS)).catch(() => {});
     else this.#others.get(`${token}.${streamId}`)?.delete(gateway!);
   }
 

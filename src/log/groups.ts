@@ -293,7 +293,7 @@ export class Groups implements AsyncDisposable {
     }
     if (!open) return undefined;
     open.stream = stream;
-    if (open.shared) await this.#forgetDead(open);
+    if (open.shared) await this.#forgetDead(open, deadline);
     return open;
   }
 
@@ -341,7 +341,7 @@ export class Groups implements AsyncDisposable {
       const { value, revision } = stored;
       if (!value?.deleting) return stored;
       const { by, sinceMs } = value.deleting;
-      const isUnderWay = Date.now() - sinceMs < DELETION_MS && (await this.gateways.lives(by));
+      const isUnderWay = Date.now() - sinceMs < DELETION_MS && (await this.gateways.lives(by, deadline));
       if (!isUnderWay) await this.#remove(value, stream, revision, deadline);
       else if (msLeft(deadline) === 0) throw timedOut(`consumer group "${group}" is still being deleted`);
       else await pause(DELETION_LOOK_MS, deadline);
@@ -359,11 +359,12 @@ export class Groups implements AsyncDisposable {
   }
 
   /** Looks which of the other gateways have ended; what they took and nobody committed is handed out again. */
-  async #forgetDead(open: OpenGroup): Promise<void> {
-    const dead = await this.#uses.forgetDead(open.group, open.stream.id, open.others);
-    if (dead.length === 0) return;
-    this.#log.info({ group: open.group, stream: open.stream.name, gateways: dead }, "gateways of the group have ended");
-    open.forgetHandedOut();
+  async #forgetDead(open: OpenGroup, deadline: Deadline): Promise<void> {
+    const ended = (gateway: string) => {
+      open.forgetHandedOut();
+      this.#log.info({ group: open.group, stream: open.stream.name, gateway }, "a gateway of the group has ended");
+    };
+    await this.#uses.forgetDead(open.group, open.stream.id, open.others, ended, deadline);
   }
 
   #membersChanged(change: Change<Membership>): void {

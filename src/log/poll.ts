@@ -280,7 +280,11 @@ class Poll {
         if (result.end === "lost") partition.forgetHandedOut();
         else if (partition.isRepeat(result.messages)) partition.noteRepeat();
         else if (result.messages.length > 0)
-          await partition.exclusive(async () => this.#accept(place, result.messages, result.end));
+          await partition.exclusive(async () => {
+            if (partition.isOvertaking(result.messages[0]!)) return partition.giveBack(result.messages);
+            partition.accept(result);
+            return void (await this.#accept(place, result.messages, result.end));
+          });
         return result.messages.length > 0 || result.end !== "empty";
       });
       const came = (await Promise.all(waits)).some(Boolean);

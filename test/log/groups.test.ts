@@ -1,7 +1,14 @@
 import { randomUUID } from "node:crypto";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { deadlineIn, pause } from "../../src/domain/deadline.ts";
-import { durableName, GROUPS_BUCKET, OFFSETS_BUCKET, partitionStream } from "../../src/jetstream/names.ts";
+import type { Delivered, PullOptions } from "../../src/jetstream/fetch.ts";
+import {
+  durableName,
+  GROUPS_BUCKET,
+  gatewaySubject,
+  OFFSETS_BUCKET,
+  partitionStream,
+} from "../../src/jetstream/names.ts";
 import type { StreamRecord } from "../../src/log/catalog.ts";
 import { commit } from "../../src/log/commit.ts";
 import { type PollOptions, type PollResult, poll } from "../../src/log/poll.ts";
@@ -33,6 +40,13 @@ async function streamOf(events: number, partitions = 1): Promise<StreamRecord> {
     );
   return record;
 }
+
+const append = (stream: StreamRecord, partition: number, text: string) =>
+  log.appender.append(
+    stream,
+    { payload: Buffer.from(text), contentType: "application/json", partition },
+    { deadline: deadlineIn(5000) },
+  );
 
 async function take(
   stream: StreamRecord,
@@ -119,6 +133,67 @@ describe("poll", () => {
     const payload = Buffer.from("1");
     await log.appender.append(stream, { payload, contentType: "application/json" }, { deadline: deadlineIn(5000) });
     expect(offsetsOf(await take(stream, "g", { waitMs: 5000 }))).toEqual([0]);
+  });
+
+  test.each([
+    ["", false],
+    [" beside another gateway", true],
+  ])("passes over nothing when an event and the end of the wait for it cross%s", async (_where, isShared) => {
+    const stream = await streamOf(0, 2);
+    await take(stream, "g");
+    await using owned = new AsyncDisposableStack();
+    if (isShared) await take(stream, "g", {}, owned.use(await openLog(nats.url)));
+    // As nats-server does when the subscription of the wait has just gone: it delivers the message anew a moment later,
+    // behind those that were asked for meanwhile.
+    const real = log.js.fetcher.pull.bind(log.js.fetcher);
+    let toNobody: Delivered | undefined;
+    const pull = vi.spyOn(log.js.fetcher, "pull").mockImplementation(async (jsStream, durable, options, signal) => {
+      if (jsStream !== partitionStream(stream.name, 0)) return real(jsStream, durable, options, signal);
+      if (options.waitMs > 0) {
+        const { arrived: _, ...unseen } = options as PullOptions;
+        toNobody = (await real(jsStream, durable, unseen)).messages[0];
+        await new Promise((resolve) => signal!.addEventListener("abort", resolve, { once: true }));
+        return { messages: [], end: "empty" };
+      }
+      const result = await real(jsStream, durable, options, signal);
+      if (toNobody) log.js.nc.publish(toNobody.reply, "-NAK");
+      toNobody = undefined;
+      return result;
+    });
+    owned.defer(() => pull.mockRestore());
+    const waiting = take(stream, "g", { waitMs: 5000 });
+    await vi.waitFor(() => expect(pull.mock.calls.filter(([, , { waitMs }]) => waitMs > 0)).toHaveLength(2));
+    await append(stream, 0, "1");
+    await vi.waitFor(() => expect(toNobody).toBeDefined());
+    await append(stream, 0, "2");
+    await append(stream, 1, "3");
+    const { events, lag } = await waiting;
+    expect(events.map(({ partition, offset }) => [partition, offset])).toEqual([
+      [0, 0],
+      [0, 1],
+      [1, 0],
+    ]);
+    expect(lag).toBe(0);
+    await committing(stream, "g", 1);
+    expect(offsetsOf(await take(stream, "g"))).toEqual([]);
+  });
+
+  test("tells its place before an event that came while it waited and was more than its limit", async () => {
+    const stream = await streamOf(0, 2);
+    await take(stream, "g");
+    const pull = vi.spyOn(log.js.fetcher, "pull");
+    const waiting = take(stream, "g", { waitMs: 5000, limit: 1 });
+    await vi.waitFor(() => expect(pull.mock.calls.filter(([, , { waitMs }]) => waitMs > 0)).toHaveLength(2));
+    pull.mockRestore();
+    await Promise.all([append(stream, 0, "1"), append(stream, 1, "2")]);
+    const { events, lag, partitions } = await waiting;
+    expect(events).toHaveLength(1);
+    expect(lag).toBe(1);
+    const other = 1 - events[0]!.partition;
+    expect(partitions[other]).toEqual({ partition: other, nextOffset: 0, lag: 1, committedOffset: undefined });
+    const rest = await take(stream, "g");
+    expect(rest.events).toMatchObject([{ partition: other, offset: 0 }]);
+    expect(rest.lag).toBe(0);
   });
 
   test("ends the wait with what there is when the gateway drains", async () => {
@@ -219,6 +294,44 @@ describe("a gateway that ended without a word", () => {
     await killed.js.nc.close(); // no goodbye: its notes stay
     expect(offsetsOf(await take(stream, "g"))).toEqual([1, 2, 3, 4, 5]);
     killed.js.publisher.close();
+  });
+
+  test("is found to have ended also when the connection breaks in between", async () => {
+    await using own = await startNats();
+    await using next = await openLog(own.url, ACK_WAIT_MS);
+    await using killed = await openLog(own.url, ACK_WAIT_MS);
+    const { record } = await next.catalog.create("s", {}, TESTER, deadlineIn(10_000));
+    for (const payload of ["1", "2", "3"])
+      await next.appender.append(
+        record,
+        { payload: Buffer.from(payload), contentType: "application/json" },
+        { deadline: deadlineIn(5000) },
+      );
+    await take(record, "g", { limit: 2 }, killed);
+    await killed.js.nc.close();
+    const { epoch } = next.js;
+    const real = next.js.nc.request.bind(next.js.nc);
+    let asked = 0;
+    const request = vi.spyOn(next.js.nc, "request").mockImplementation(async (subject, ...rest) => {
+      if (subject !== gatewaySubject(killed.groups.gateways.own) || ++asked > 1) return real(subject, ...rest);
+      await own.kill();
+      await own.restart();
+      await vi.waitFor(() => expect(next.js.epoch).toBeGreaterThan(epoch), 10_000);
+      throw new Error("timeout");
+    });
+    expect(offsetsOf(await take(record, "g", { deadline: deadlineIn(20_000) }, next))).toEqual([0, 1, 2]);
+    request.mockRestore();
+  });
+
+  test("that lives and was taken for dead is known again", async () => {
+    const stream = await streamOf(4);
+    await using other = await openLog(nats.url, ACK_WAIT_MS);
+    await take(stream, "g", { limit: 1 }, other);
+    const lives = vi.spyOn(log.groups.gateways, "lives").mockResolvedValue(false);
+    expect(offsetsOf(await take(stream, "g", { limit: 2 }))).toEqual([0, 1]);
+    lives.mockRestore();
+    const joined = await log.groups.join("g", stream, { start: "earliest", owner: TESTER }, deadlineIn(5000));
+    await vi.waitFor(() => expect(joined.shared).toBe(true));
   });
 
   test("that lives keeps what it took", async () => {
