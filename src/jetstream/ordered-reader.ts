@@ -77,7 +77,7 @@ export class OrderedReader {
   /**
    * What comes next; waits at most `waitMs` for the first message.
    *
-   * @param signal ends the wait; what was delivered by then is returned.
+   * @param signal ends the wait; what was delivered by then is returned, and never as the end.
    * @throws StreamGone, Truncated; ServiceError UNAVAILABLE or TIMEOUT when the storage is out of reach.
    */
   async read(waitMs: number, signal: AbortSignal): Promise<ReadBatch> {
@@ -95,7 +95,8 @@ export class OrderedReader {
     const messages = this.#checked(result.messages);
     const last = messages.at(-1);
     if (last) this.#pending = last.pending;
-    const atEnd = result.end === "empty" || (last !== undefined && last.pending === 0);
+    // A pull that was broken off looks as if nothing had come: the storage said nothing of the kind.
+    const atEnd = !signal.aborted && (result.end === "empty" || (last !== undefined && last.pending === 0));
     // While these are worked on, the next are on their way.
     if (!atEnd && this.#consumer && result.end === "full" && !signal.aborted)
       this.#ahead = this.#pull(this.#consumer.name, take, signal);
