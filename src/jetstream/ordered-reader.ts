@@ -3,7 +3,7 @@ import { type Deadline, deadlineIn, pause } from "../domain/deadline.ts";
 import { ErrorCode, ServiceError } from "../domain/errors.ts";
 import type { JetStream } from "./connection.ts";
 import { JsError, jsErrorCode, toServiceError } from "./errors.ts";
-import type { Delivered, PullResult } from "./fetch.ts";
+import type { Delivered, PullOptions, PullResult } from "./fetch.ts";
 
 /** The JetStream stream is not there. */
 export class StreamGone extends Error {}
@@ -39,7 +39,11 @@ export interface ReadBatch {
   readonly messages: readonly Delivered[];
   /** The storage had no more messages when it answered. */
   readonly atEnd: boolean;
+  /** A moment of this process's clock that is not after the storage's answer, however late that was looked at. */
+  readonly asOfMs: number;
 }
+
+type Pulled = PullResult & Pick<ReadBatch, "asOfMs">;
 
 const CALL_MS = 5000;
 /** The storage forgets a consumer that nobody reads after this long. */
@@ -56,7 +60,7 @@ export class OrderedReader {
   #next: number;
   #consumer: { name: string; epoch: number } | undefined;
   #consumerSeq = 0;
-  #ahead: Promise<PullResult> | undefined;
+  #ahead: Promise<Pulled> | undefined;
   #pending = 0;
 
   constructor(js: JetStream, options: ReaderOptions) {
@@ -73,7 +77,7 @@ export class OrderedReader {
   /**
    * What comes next; waits at most `waitMs` for the first message.
    *
-   * @param signal ends the wait; what was delivered by then is returned.
+   * @param signal ends the wait; what was delivered by then is returned, and never as the end.
    * @throws StreamGone, Truncated; ServiceError UNAVAILABLE or TIMEOUT when the storage is out of reach.
    */
   async read(waitMs: number, signal: AbortSignal): Promise<ReadBatch> {
@@ -91,11 +95,12 @@ export class OrderedReader {
     const messages = this.#checked(result.messages);
     const last = messages.at(-1);
     if (last) this.#pending = last.pending;
-    const atEnd = result.end === "empty" || (last !== undefined && last.pending === 0);
+    // A pull that was broken off looks as if nothing had come: the storage said nothing of the kind.
+    const atEnd = !signal.aborted && (result.end === "empty" || (last !== undefined && last.pending === 0));
     // While these are worked on, the next are on their way.
     if (!atEnd && this.#consumer && result.end === "full" && !signal.aborted)
       this.#ahead = this.#pull(this.#consumer.name, take, signal);
-    return { messages, atEnd: atEnd && this.#consumer !== undefined };
+    return { messages, atEnd: atEnd && this.#consumer !== undefined, asOfMs: result.asOfMs };
   }
 
   /** Ends the consumer. */
@@ -108,8 +113,11 @@ export class OrderedReader {
         .catch(() => {});
   }
 
-  #pull(name: string, options: { batch: number; waitMs: number; maxBytes?: number }, signal: AbortSignal) {
-    return this.#js.fetcher.pull(this.#options.jsStream, name, options, signal);
+  async #pull(name: string, options: PullOptions, signal: AbortSignal): Promise<Pulled> {
+    const askedAtMs = Date.now();
+    const result = await this.#js.fetcher.pull(this.#options.jsStream, name, options, signal);
+    const waitedInVain = result.messages.length === 0 && result.end === "empty" && !signal.aborted;
+    return { ...result, asOfMs: waitedInVain ? askedAtMs + options.waitMs : askedAtMs };
   }
 
   async #forget(): Promise<void> {
