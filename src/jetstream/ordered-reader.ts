@@ -39,6 +39,14 @@ export interface ReadBatch {
   readonly messages: readonly Delivered[];
   /** The storage had no more messages when it answered. */
   readonly atEnd: boolean;
+  /** A moment of the monotonic clock, in milliseconds, that is not after that answer. */
+  readonly asOf: number;
+}
+
+/** A pull under way, and when it was sent. */
+interface Asked {
+  readonly result: Promise<PullResult>;
+  readonly at: number;
 }
 
 const CALL_MS = 5000;
@@ -56,7 +64,7 @@ export class OrderedReader {
   #next: number;
   #consumer: { name: string; epoch: number } | undefined;
   #consumerSeq = 0;
-  #ahead: Promise<PullResult> | undefined;
+  #ahead: Asked | undefined;
   #pending = 0;
 
   constructor(js: JetStream, options: ReaderOptions) {
@@ -80,10 +88,22 @@ export class OrderedReader {
     const consumer = await this.#open(deadlineIn(CALL_MS));
     const { batch, maxBytes } = this.#options;
     const take = { batch, waitMs: 0, ...(maxBytes === undefined ? {} : { maxBytes }) };
-    let result = await (this.#ahead ?? this.#pull(consumer.name, take, signal));
+    let asked = this.#ahead ?? this.#pull(consumer.name, take, signal);
     this.#ahead = undefined;
-    if (result.messages.length === 0 && result.end === "empty" && waitMs > 0 && !signal.aborted)
-      result = await this.#pull(consumer.name, { ...take, batch: 1, waitMs }, signal);
+    let result = await asked.result;
+    let asOf = asked.at;
+    if (result.messages.length === 0 && result.end === "empty" && waitMs > 0 && !signal.aborted) {
+      asked = this.#pull(consumer.name, { ...take, batch: 1, waitMs }, signal);
+      result = await asked.result;
+      // Without a message the storage answers when the wait is over.
+      asOf = asked.at + (result.messages.length === 0 && result.end === "empty" && !signal.aborted ? waitMs : 0);
+    }
+    // One message alone may be larger than what a batch may hold.
+    if (result.messages.length === 0 && result.end === "tooLarge") {
+      asked = this.#pull(consumer.name, { batch: 1, waitMs: 0 }, signal);
+      result = await asked.result;
+      asOf = asked.at;
+    }
     if (result.end === "missing" || result.end === "lost" || consumer.epoch !== this.#js.epoch) {
       await this.#forget();
       await pause(50);
@@ -95,7 +115,7 @@ export class OrderedReader {
     // While these are worked on, the next are on their way.
     if (!atEnd && this.#consumer && result.end === "full" && !signal.aborted)
       this.#ahead = this.#pull(this.#consumer.name, take, signal);
-    return { messages, atEnd: atEnd && this.#consumer !== undefined };
+    return { messages, atEnd: atEnd && this.#consumer !== undefined, asOf };
   }
 
   /** Ends the consumer. */
@@ -108,13 +128,13 @@ export class OrderedReader {
         .catch(() => {});
   }
 
-  #pull(name: string, options: { batch: number; waitMs: number; maxBytes?: number }, signal: AbortSignal) {
-    return this.#js.fetcher.pull(this.#options.jsStream, name, options, signal);
+  #pull(name: string, options: { batch: number; waitMs: number; maxBytes?: number }, signal: AbortSignal): Asked {
+    return { at: performance.now(), result: this.#js.fetcher.pull(this.#options.jsStream, name, options, signal) };
   }
 
   async #forget(): Promise<void> {
     this.#consumer = undefined;
-    await this.#ahead?.catch(() => {});
+    await this.#ahead?.result.catch(() => {});
     this.#ahead = undefined;
   }
 

@@ -120,9 +120,7 @@ export class PartitionPart {
     });
     try {
       while (!signal.aborted) {
-        const askedAt = Date.now();
-        const waitMs = this.#waitMs();
-        const { messages, atEnd } = await reader.read(waitMs, signal);
+        const { messages, atEnd, asOf } = await reader.read(this.#waitMs(), signal);
         if (messages.length > 0 && whenCurrent) await whenCurrent();
         let sliceEnd = performance.now() + SLICE_MS;
         for (const message of messages) {
@@ -134,7 +132,7 @@ export class PartitionPart {
           sliceEnd = performance.now() + SLICE_MS;
         }
         this.#lag = reader.pending;
-        if (atEnd) this.#rest(messages.length === 0 ? Date.now() : askedAt);
+        if (atEnd) this.#rest(asOf);
         const room = onBatch(atEnd);
         if (room) await room;
       }
@@ -205,23 +203,24 @@ export class PartitionPart {
   }
 
   /**
-   * The storage had nothing more at `atMs`: the watermark may move on by itself, as far as some window waits for it.
+   * The storage had nothing more: the watermark may move on by itself, as far as some window waits for it.
    *
-   * @param atMs a moment of this process's clock that is not after the storage's answer.
+   * @param asOf a moment of the monotonic clock that is not after the storage's answer. Now may be long after it, when the
+   * thread had much else to do: events that came since then are still to be read.
    */
-  #rest(atMs: number): void {
+  #rest(asOf: number): void {
     const { stage, idleTimeoutMs, clockAheadMs } = this.#options;
     this.#lag = 0;
     if (!stage) return;
     const { progress } = this;
-    const serverMs = atMs + clockAheadMs();
+    const serverMs = Date.now() - (performance.now() - asOf) + clockAheadMs();
     let wanted = progress.lastEnd ?? Number.NEGATIVE_INFINITY;
     let lowest = Number.POSITIVE_INFINITY;
     for (const [partition, watermark, idle, lastEnd] of this.#options.marks()) {
       if (lastEnd !== null) wanted = Math.max(wanted, lastEnd);
       if (partition !== this.partition && idle === 0) lowest = Math.min(lowest, watermark ?? Number.NEGATIVE_INFINITY);
     }
-    const isIdle = performance.now() - this.#lastWindowed >= idleTimeoutMs;
+    const isIdle = asOf - this.#lastWindowed >= idleTimeoutMs;
     if (stage.timestampField === undefined) {
       progress.idle = isIdle;
       this.#advance(serverMs - CLOCK_MARGIN_MS, wanted);
