@@ -246,7 +246,7 @@ export const comments = {
   "millrace.v1.ErrorDetail.field": "Path of the field in the request, for example `events[3].key`.",
   "millrace.v1.ErrorPolicy": "What becomes of an event that an operation fails on.",
   "millrace.v1.ErrorPolicy.ERROR_POLICY_DLQ": "It is set aside with the reason.",
-  "millrace.v1.ErrorPolicy.ERROR_POLICY_FAIL": "The whole processor stops, before the event in its partition, and is `failed` until it is changed or resumed.",
+  "millrace.v1.ErrorPolicy.ERROR_POLICY_FAIL": "The whole processor stops, before the event in its partition or before any of the results that were to be written with the one it failed on, and is `failed` until it is changed or resumed.",
   "millrace.v1.ErrorPolicy.ERROR_POLICY_SKIP": "It is left out and counted.",
   "millrace.v1.ErrorPolicy.ERROR_POLICY_UNSPECIFIED": "The default, `dlq`.",
   "millrace.v1.ErrorRule": "How a failure with one error code appears on the wire and what its caller may do about it.",

@@ -88,6 +88,9 @@ export class OrderedReader {
     this.#ahead = undefined;
     if (result.messages.length === 0 && result.end === "empty" && waitMs > 0 && !signal.aborted)
       result = await this.#pull(consumer.name, { ...take, batch: 1, waitMs }, signal);
+    // One message alone may be larger than what a batch may hold.
+    if (result.messages.length === 0 && result.end === "tooLarge")
+      result = await this.#pull(consumer.name, { batch: 1, waitMs: 0 }, signal);
     if (result.end === "missing" || result.end === "lost" || consumer.epoch !== this.#js.epoch) {
       await this.#forget();
       await pause(50);

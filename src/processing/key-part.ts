@@ -6,7 +6,7 @@ import type { JetStream } from "../jetstream/connection.ts";
 import type { Journal } from "../jetstream/journal.ts";
 import { OrderedReader } from "../jetstream/ordered-reader.ts";
 import { partitionOf } from "../log/partitioner.ts";
-import type { JournalNames, KeyCheckpoint, KeySnapshot } from "./checkpoint.ts";
+import type { JournalNames, KeyCheckpoint, KeySnapshot, WindowSummary } from "./checkpoint.ts";
 import type { ExchangeMessage } from "./exchange.ts";
 import { Flight } from "./flight.ts";
 import { type ClosedGroup, KeyWindows } from "./key-windows.ts";
@@ -32,6 +32,8 @@ export interface KeyPartOptions {
   readonly whenCurrent: (() => Promise<void>) | undefined;
   /** Is told at once what a message came to: all of it stands in the next commit or none. */
   readonly onDone: (done: { emitted: number; filtered: number; failures: StepFailure[]; lost: number }) => void;
+  /** A result failed under the policy `fail`: the lane is to stop before the message that closed its window. */
+  readonly onFail: (failure: StepFailure) => void;
   /** Something changed that others may want to see. */
   readonly onChange: () => void;
 }
@@ -49,6 +51,8 @@ export class KeyPart {
   readonly #oldUntilSeq: number;
   #blobCount = 0;
   #obsolete: string[] = [];
+  /** What the windows were before a message that was merged and may not count: with it, the state is not to be stored. */
+  #before: readonly WindowSummary[] | undefined;
   #snapshotAt = performance.now();
 
   private constructor(options: KeyPartOptions, windows: KeyWindows, checkpoint: KeyCheckpoint | undefined) {
@@ -72,7 +76,7 @@ export class KeyPart {
       snapshot: this.#snapshot,
       doneSeq: this.#doneSeq,
       oldUntilSeq: this.#oldUntilSeq,
-      windows: this.windows.summaries(),
+      windows: this.#before ?? this.windows.summaries(),
       holder: this.windows.holder,
     };
   }
@@ -96,7 +100,7 @@ export class KeyPart {
           const message = JSON.parse(Buffer.from(data).toString("utf8")) as ExchangeMessage;
           if (message.i > this.#options.incarnation) return await untilAborted(signal);
           const counts = message.i === this.#options.incarnation || seq <= this.#oldUntilSeq;
-          await this.#apply(seq, counts ? message : undefined);
+          if (!(await this.#apply(seq, counts ? message : undefined))) return await untilAborted(signal);
         }
         if (performance.now() - this.#snapshotAt >= this.#options.checkpointIntervalMs) await this.takeSnapshot();
       }
@@ -108,7 +112,7 @@ export class KeyPart {
   /** Stores what changed; the next commit refers to it. Not while {@link run} is applying. */
   async takeSnapshot(): Promise<void> {
     this.#snapshotAt = performance.now();
-    if (!this.windows.isDirty || this.#doneSeq <= this.#snapshot.seq) return;
+    if (this.#before || !this.windows.isDirty || this.#doneSeq <= this.#snapshot.seq) return;
     const { journal, names, lane, epoch } = this.#options;
     const newKey = () => names.blob(lane, epoch, this.#blobCount++);
     const { snapshot, texts, obsolete } = this.windows.snapshot(this.#doneSeq, newKey);
@@ -133,33 +137,47 @@ export class KeyPart {
   /**
    * Merges a message and writes the results of what it closes. Once begun it is ended, or throws: a snapshot taken
    * between the two would hold a message that is applied again.
+   *
+   * @returns false when a result failed under the policy `fail`: then none of the message's is written.
    */
-  async #apply(seq: number, message: ExchangeMessage | undefined): Promise<void> {
+  async #apply(seq: number, message: ExchangeMessage | undefined): Promise<boolean> {
     const lostBefore = this.windows.lost;
+    const isNew = seq > this.#doneSeq;
+    if (isNew && this.#options.after.mayFail) this.#before = this.windows.summaries();
     const closed = message ? this.windows.apply(message) : [];
-    if (seq <= this.#doneSeq) return;
+    if (!isNew) return true;
     const done = { emitted: 0, filtered: 0, failures: [] as StepFailure[], lost: this.windows.lost - lostBefore };
-    if (closed.length > 0) await this.#emit(closed, done);
+    if (closed.length > 0 && !(await this.#emit(closed, done))) return false;
+    this.#before = undefined;
     this.#doneSeq = seq;
     this.#options.onDone(done);
+    return true;
   }
 
-  async #emit(closed: readonly ClosedGroup[], done: Parameters<KeyPartOptions["onDone"]>[0]): Promise<void> {
-    const { after, writer, processorId, incarnation, sinkPartitions, stage, whenCurrent } = this.#options;
+  async #emit(closed: readonly ClosedGroup[], done: Parameters<KeyPartOptions["onDone"]>[0]): Promise<boolean> {
+    const { after, writer, processorId, incarnation, sinkPartitions, stage, whenCurrent, onFail } = this.#options;
     if (whenCurrent) await whenCurrent();
     const results: ResultEvent[] = [];
     const written: Flight[] = [];
     const flights: Flight[] = [];
+    let fatal: StepFailure | undefined;
     const sink: PipelineSink = {
       passed(flight) {
         flights.push(flight);
       },
       filtered: () => void done.filtered++,
-      failed: (failure) => void done.failures.push(failure),
+      failed: (failure) => {
+        if (failure.policy === "fail") fatal ??= failure;
+        done.failures.push(failure);
+      },
     };
     for (const group of closed) {
       const event = resultEvent(stage, this.windows, group, `px_${processorId}-${incarnation}-`);
       await after.run(new Flight(event), sink);
+      if (fatal) {
+        onFail(fatal);
+        return false;
+      }
       for (const flight of flights.splice(0)) {
         const { key } = flight.event;
         const partition = key === undefined ? 0 : partitionOf(key, sinkPartitions);
@@ -176,6 +194,7 @@ export class KeyPart {
     done.emitted = results.length - refused.length;
     const last = stage.aggregates.at(-1)!.index;
     for (const { index, reason } of refused) done.failures.push(new StepFailure(last, "dlq", reason, written[index]!));
+    return true;
   }
 }
 

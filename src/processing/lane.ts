@@ -32,6 +32,7 @@ import { SideEvents } from "./side-events.ts";
 /** Pending groups that have a commit made at once. */
 const MAX_LOCAL_GROUPS = 10_000;
 const MAX_QUEUED_RESULTS = 10_000;
+const MAX_SHOWN_KEY = 64;
 /**
  * Runs one lane of a processor: its partitions, its groups, and its commits. All that a commit says becomes visible at once
  * or not at all, and only as long as no other owner has committed.
@@ -153,6 +154,12 @@ export class Lane {
           checkpointIntervalMs: record.settings.checkpointIntervalMs,
           whenCurrent: topology.after.length > 0 ? this.#tools.whenCurrent : undefined,
           onDone: (done) => this.#closed(done),
+          onFail: ({ index, reason, flight }) => {
+            const { key, timestampMs } = flight.event;
+            const of = key === undefined ? "" : ` for "${key.slice(0, MAX_SHOWN_KEY)}"`;
+            const end = new Date(timestampMs).toISOString();
+            this.#fail(`operations[${index}] failed on the result${of} of a window that ends at ${end}: ${reason}`);
+          },
           onChange: () => this.#pace.note("state"),
         },
         before.keys,
@@ -303,11 +310,7 @@ export class Lane {
     this.#counts.emitted += done.emitted;
     this.#counts.filtered += done.filtered;
     this.#counts.late += done.lost;
-    for (const failure of done.failures) {
-      if (failure.policy === "fail")
-        this.#fail(`operations[${failure.index}] failed on a window's result: ${failure.reason}`);
-      this.#setAside(failure, true);
-    }
+    for (const failure of done.failures) this.#setAside(failure, true);
     this.#pace.note("state");
   }
 

@@ -85,6 +85,11 @@ export class Pipeline {
     else for (const part of parts) await this.run(part, sink, at + 1);
   }
 
+  /** Whether a step has the policy `fail`. */
+  get mayFail(): boolean {
+    return this.#steps.some(({ spec }) => spec.onError === "fail");
+  }
+
   /** Runs one step alone, for those who want to see each. */
   get steps(): readonly Step[] {
     return this.#steps;

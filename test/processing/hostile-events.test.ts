@@ -14,6 +14,7 @@ const directory = mkdtempSync(join(tmpdir(), "millrace-hostile-"));
 const MODULE = `export default ({ value }) => {
   switch (value.bad) {
     case "endless": for (;;);
+    case "slow": { const end = Date.now() + 900; while (Date.now() < end); return null; }
     case "textless": throw Object.create(null);
     case "odd message": throw Object.assign(new Error(), { message: 7 });
     case "symbol": throw Symbol("no text");
@@ -286,6 +287,53 @@ test("results that the sink does not take are set aside, with and without window
   const results = await windowed.calls.whenHolds(windowed.sink, 2);
   expect(results.map(({ value }) => value.text).sort()).toEqual(["a", "b"]);
   for (const { calls, id } of [direct, windowed]) expect((await calls.metrics(id)).status).toBe("running");
+});
+
+test("an event larger than a batch of reading is processed in its turn, or set aside", async () => {
+  const large = { config: { maxMessageBytes: 8_000_000 } };
+  const source = freshName("large");
+  const calls = new Calls(service.url);
+  await calls.ok("POST", "/streams", { name: source, ...large });
+  await calls.ok("POST", "/streams", { name: `${source}-out` });
+  const { processorId } = await calls.ok<{ processorId: string }>("POST", "/processors", {
+    name: "large",
+    source,
+    sink: `${source}-out`,
+    operations: [{ type: "map", expression: "value.keep" }],
+  });
+  const text = "x".repeat(5_000_000);
+  for (const value of [{ keep: 1 }, { keep: 2, text }, { keep: text }, { keep: 4 }])
+    await calls.publish(source, [{ value }]);
+  const results = await calls.whenHolds(`${source}-out`, 3, LIMIT_MS);
+  expect(results.map(({ value }) => value)).toEqual([1, 2, 4]);
+  const { events } = await calls.ok<SideEventsAnswer>("GET", `/processors/${processorId}/sideEvents?timeout=20000`);
+  expect(events).toEqual([
+    expect.objectContaining({ kind: "dlq", offset: 2, reason: expect.stringMatching("takes at") }),
+  ]);
+});
+
+test("however long other processors hold the thread, no event is late in windows of the storage's time", async () => {
+  const count: readonly OperationRequest[] = [
+    { type: "window", windowType: "tumbling", duration: 100 },
+    { type: "aggregate", aggregation: "count" },
+  ];
+  const slow = await underAttack([{ type: "map", function: "strange" }]);
+  const { publish, processed, sideEvents } = await underAttack(count);
+  const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+  const rounds = 3;
+  for (let round = 1; round <= rounds; round++) {
+    await publish([{}]);
+    await sleep(20);
+    // It waits for the window's end, the storage answers that there is nothing, and more comes before it hears of that.
+    await slow.publish([{ bad: "slow" }]);
+    for (let more = 0; more < 2; more++) {
+      await sleep(300);
+      await publish([{}]);
+    }
+    await slow.processed(round);
+  }
+  const { counters } = await processed(3 * rounds);
+  expect([counters.late, await sideEvents(0)]).toEqual([0, []]);
 });
 
 test("a pattern that ruins other engines takes its time and no more", async () => {

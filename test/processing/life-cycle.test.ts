@@ -69,6 +69,46 @@ test("a failure under the policy fail stops all lanes, over a restart too, until
   await whenStatus(calls, id, "running");
 });
 
+test("a failure under the policy fail on a window's result loses no result", async () => {
+  const calls = new Calls(service.url);
+  const source = freshName("in");
+  const sink = `${source}-out`;
+  await calls.ok("POST", "/streams", { name: source });
+  const count = [
+    { type: "window", windowType: "tumbling", duration: 1000, timestampField: "t", grace: 0 },
+    { type: "aggregate", aggregation: "count", groupBy: "k", as: "n" },
+  ];
+  const { processorId: id } = await calls.ok<Info>("POST", "/processors", {
+    name: "p",
+    source,
+    sink,
+    operations: [...count, { type: "map", expression: "10 / int(value.n - 2)", onError: "fail" }],
+    config: { parallelism: 1, idleTimeout: 300, checkpointInterval: 100 },
+  });
+  await calls.publish(
+    source,
+    ["a", "b", "b", "c"].map((k) => ({ value: { t: 1, k } })),
+  );
+  const failed = await whenStatus(calls, id, "failed");
+  expect(failed.statusReason).toMatch(
+    /lane 0: operations\[2\] failed on the result for "b" of a window .*divide by zero/,
+  );
+  const before = await calls.metrics(id);
+  expect(before.windows).toEqual([expect.objectContaining({ eventsCount: 4, closed: false })]);
+  expect([before.counters.emitted, await calls.readAll(sink)]).toEqual([0, []]);
+  // Tried again it fails again, and loses nothing by that either.
+  await calls.ok("POST", `/processors/${id}/resume`);
+  await whenStatus(calls, id, "failed");
+  await calls.ok("PATCH", `/processors/${id}`, { operations: [...count, { type: "map", expression: "value.n" }] });
+  const results = await calls.whenHolds(sink, 3);
+  expect(results.map(({ key, value }) => [key, value]).sort()).toEqual([
+    ["a", 1],
+    ["b", 2],
+    ["c", 1],
+  ]);
+  await eventually("all counted", async () => (await calls.metrics(id)).counters.emitted === 3);
+});
+
 test("a deletion that was begun and not ended is finished", async () => {
   const calls = new Calls(service.url);
   const source = freshName("in");

@@ -2291,7 +2291,8 @@ export enum ErrorPolicy {
   SKIP = 2,
 
   /**
-   * The whole processor stops, before the event in its partition, and is `failed` until it is changed or resumed.
+   * The whole processor stops, before the event in its partition or before any of the results that were to be written with the
+   * one it failed on, and is `failed` until it is changed or resumed.
    *
    * @generated from enum value: ERROR_POLICY_FAIL = 3;
    */
