@@ -1,171 +1,203 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { setTimeout as span } from "node:timers/promises";
-import { describe, expect, test } from "vitest";
-import { Calls } from "../processing/calls.ts";
-import { expectedRows, type OracleEvent, type OracleWindow, rowText } from "../processing/oracle.ts";
+import { afterAll, describe, expect, test } from "vitest";
+import type { SinkEvent } from "../processing/calls.ts";
+import {
+  expectedOf,
+  operationsOf,
+  placeOf,
+  resultText,
+  type SourceEvent,
+  sideText,
+  type Topology,
+} from "../processing/expected.ts";
+import { type NewEvent, RandomEvents } from "../processing/random-events.ts";
+import { FAMILIES, type Family, FUNCTIONS, randomTopology, USER_ROWS } from "../processing/random-topology.ts";
 import { startNats } from "../support/nats.ts";
-import { type ServiceProcess, startServiceProcess } from "../support/process.ts";
-import { seededRandom } from "../support/random.ts";
+import type { SideEventsAnswer } from "../support/processor-clients.ts";
+import { Chance } from "../support/random.ts";
 import { eventually } from "../support/wait.ts";
+import { Victims } from "./strikes.ts";
 
-/** Rounds, each with a topology of its own, and faults in each; PROCESSOR_SEED repeats a run. */
-const ROUNDS = Number(process.env.PROCESSOR_ROUNDS ?? 2);
-const KILLS = Number(process.env.PROCESSOR_KILLS ?? 12);
+/** Rounds, each with topologies of its own, and kills in each. Seed `s + n` and one round repeat round `n` of seed `s`. */
+const ROUNDS = Number(process.env.PROCESSOR_ROUNDS ?? 3);
+const KILLS = Number(process.env.PROCESSOR_KILLS ?? 68);
 const SEED = Number(process.env.PROCESSOR_SEED ?? Math.floor(Math.random() * 2 ** 31));
 
-const PARTITIONS = 3;
-const GROUPS = 7;
-const DISORDER_MS = 2000;
-const START_MS = Date.UTC(2026, 0, 1);
+const BATCH = 25;
+const BATCH_MS = 100;
+const QUIET_MS = 120_000;
+/** What a difference shows at most. */
+const SHOWN = 20;
 
-type Random = () => number;
-const pick = <T>(random: Random, items: readonly T[]): T => items[Math.floor(random() * items.length)]!;
+// Processes that start often start sooner with their code compiled.
+const cache = mkdtempSync(join(tmpdir(), "millrace-code-"));
+afterAll(() => rmSync(cache, { recursive: true, force: true }));
 
-function randomWindow(random: Random): OracleWindow {
-  return pick<OracleWindow>(random, [
-    { windowType: "tumbling", duration: 5000 },
-    { windowType: "tumbling", duration: 1000 },
-    { windowType: "hopping", duration: 6000, advance: 2000 },
-    { windowType: "session", gap: 900 },
-  ]);
+describe(`processors under kill -9, seed ${SEED}`, { timeout: 2 * QUIET_MS + KILLS * 5000 }, () => {
+  const seeds = Array.from({ length: ROUNDS }, (_, round) => SEED + round);
+  test.each(seeds)("seed %i: the sinks hold exactly what they must", round);
+});
+
+async function round(seed: number): Promise<void> {
+  const chance = new Chance(seed);
+  const [shapes, input, fate, moments] = [chance.fork(), chance.fork(), chance.fork(), chance.fork()];
+  const partitions = shapes.pick([2, 3, 4, 5]);
+  const threads = shapes.pick(["1", "2"]);
+  const processors = FAMILIES.map((family) => randomProcessor(shapes, family));
+  const texts = processors.map((each) => JSON.stringify(each.request));
+  console.log([`seed ${seed}, ${partitions} partitions, ${threads} threads`, ...texts].join("\n"));
+
+  await using nats = await startNats();
+  const env = { NATS_URL: nats.url, MILLRACE_PROCESSOR_THREADS: threads, NODE_COMPILE_CACHE: cache };
+  await using victims = new Victims(nats, env, fate);
+  await prepare(victims, partitions);
+  const ids = await Promise.all(processors.map(({ request }) => create(victims, request)));
+
+  const began = performance.now();
+  const events = new RandomEvents(input, partitions);
+  const published: string[] = [];
+  let going = true;
+  const produce = async () => {
+    for (; going; await span(BATCH_MS)) published.push(...(await publish(victims, events.next(BATCH))));
+  };
+  const strike = async () => {
+    while (victims.kills < KILLS) {
+      // The moment of a fault is the input here; some come together.
+      await span(moments.in(0.25) ? 0 : moments.below(1300));
+      await victims.strike(ids);
+    }
+  };
+  await Promise.all([produce(), strike().finally(() => (going = false))]);
+  await victims.calm();
+  published.push(...(await publish(victims, events.closing())));
+  const calmMs = performance.now();
+
+  const source = (await victims.call((calls) => calls.readAll("in"), QUIET_MS)) as SourceEvent[];
+  const stored = source.map(({ eventId }) => eventId);
+  expect(difference(stored, published), "the source holds each event once").toEqual(NONE);
+  const byPartition = Array.from({ length: partitions }, (_, p) => source.filter(({ partition }) => partition === p));
+  let rows = 0;
+  for (const [i, { topology }] of processors.entries())
+    rows += await check(victims, ids[i]!, topology, `out-${i}`, byPartition, `seed ${seed}: ${texts[i]}`);
+  expect(victims.faults).toEqual([]);
+  const seconds = [calmMs - began, performance.now() - calmMs].map((ms) => Math.round(ms / 1000));
+  const counts = Object.entries(victims.counts).map(([kind, count]) => `${count} ${kind}`);
+  console.log(
+    `seed ${seed}: ${counts.join(", ")}; ${source.length} events, ${rows} rows; ${seconds[0]} s, then ${seconds[1]} s`,
+  );
 }
 
-/** Kills one of two processes, lets one sleep for longer than others wait for it, or kills the storage. */
-async function strike(
-  random: Random,
-  services: ServiceProcess[],
-  env: Record<string, string>,
-  nats: { kill(signal: "SIGKILL"): Promise<void>; restart(): Promise<void> },
-) {
-  const which = random();
-  const index = random() < 0.5 ? 0 : 1;
-  const service = services[index]!;
-  if (which < 0.65) {
-    service.kill("SIGKILL");
-    await service.exited;
-    services[index] = await startServiceProcess(env);
-  } else if (which < 0.85) {
-    service.kill("SIGSTOP");
-    await span(500 + random() * 7000); // the length of the sleep is the input here
-    service.kill("SIGCONT");
-  } else {
-    await nats.kill("SIGKILL");
-    await span(random() * 300);
-    await nats.restart();
+function randomProcessor(shapes: Chance, family: Family) {
+  const { topology, config } = randomTopology(shapes, family);
+  const sink = `out-${FAMILIES.indexOf(family)}`;
+  return { topology, request: { name: family, source: "in", sink, operations: operationsOf(topology), config } };
+}
+
+/** Makes what the processors read and look up. */
+async function prepare(victims: Victims, partitions: number): Promise<void> {
+  const put = (path: string, body: object) => victims.call((calls) => calls.ok("PUT", path, body));
+  await victims.call((calls) => calls.ok("POST", "/streams", { name: "in", partitions }));
+  await Promise.all(Object.entries(FUNCTIONS).map(([name, body]) => put(`/functions/${name}`, body)));
+  await Promise.all(Array.from(USER_ROWS, ([user, value]) => put(`/tables/users/rows/${user}`, { value })));
+}
+
+async function create(victims: Victims, request: object): Promise<string> {
+  const { processorId } = await victims.call(
+    (calls) => calls.ok<{ processorId: string }>("POST", "/processors", request),
+    QUIET_MS,
+  );
+  return processorId;
+}
+
+/** Publishes events again and again, under the same ids, until all are stored. @returns their ids. */
+async function publish(victims: Victims, events: readonly NewEvent[]): Promise<string[]> {
+  for (let open = events; open.length > 0; ) {
+    const { results } = await victims.call((calls) =>
+      calls.ok<{ results: { eventId: string; error?: object }[] }>("POST", "/streams/in/events/batch", {
+        events: open,
+      }),
+    );
+    const failed = new Set(results.filter(({ error }) => error).map(({ eventId }) => eventId));
+    open = open.filter(({ eventId }) => failed.has(eventId));
+  }
+  return events.map(({ eventId }) => eventId);
+}
+
+/** Waits until a processor has done everything, and compares. @returns how many results it wrote. */
+async function check(
+  victims: Victims,
+  id: string,
+  topology: Topology,
+  sink: string,
+  source: readonly (readonly SourceEvent[])[],
+  what: string,
+): Promise<number> {
+  const expected = expectedOf(topology, source);
+  const processed = source.reduce((sum, { length }) => sum + length, 0);
+  const metrics = () => victims.call((calls) => calls.metrics(id));
+  const isDone = async () => {
+    const { status, metrics: totals, counters } = await metrics();
+    // A service that slept may carry out a pause after its resumption.
+    if (status === "paused") await victims.call((calls) => calls.ok("POST", `/processors/${id}/resume`), QUIET_MS);
+    return totals.eventsProcessed >= processed && counters.emitted >= expected.counters.emitted;
+  };
+  // What is missing is shown by what is compared below.
+  await eventually(`${sink} has all`, isDone, QUIET_MS).catch((error: Error) => console.error(error.message));
+
+  const results = await victims.call((calls) => calls.readAll(sink), QUIET_MS);
+  const isDirect = topology.stage === undefined;
+  const rows = results.map((each) => resultText(each.key, each.value, isDirect ? originOf(each) : undefined));
+  expect.soft(difference(rows, expected.rows), what).toEqual(NONE);
+  if (isDirect) expect.soft(outOfOrder(results).slice(0, SHOWN), what).toEqual([]);
+  expect.soft(difference(await sideTexts(victims, id), expected.side), what).toEqual(NONE);
+  const { counters, metrics: totals, status, statusReason } = await metrics();
+  expect
+    .soft({ counters, processed: totals.eventsProcessed, lag: totals.lag, status, statusReason }, what)
+    .toEqual({ counters: expected.counters, processed, lag: 0, status: "running" });
+  return results.length;
+}
+
+/** Where the event lay of which a result without windows came. */
+function originOf({ eventId }: SinkEvent): { partition: number; offset: number } {
+  const [, partition, offset] = /-(\d+)-(\d+)$/.exec(eventId)!;
+  return { partition: Number(partition), offset: Number(offset) };
+}
+
+/** Results that stand after a later one of the same key and partition of the source. */
+function outOfOrder(results: readonly SinkEvent[]): SinkEvent[] {
+  const last = new Map<string, number>();
+  return results.filter((result) => {
+    const { partition, offset } = originOf(result);
+    const place = `${partition} ${result.key}`;
+    const before = last.get(place) ?? -1;
+    last.set(place, Math.max(before, offset));
+    return offset < before;
+  });
+}
+
+async function sideTexts(victims: Victims, id: string): Promise<string[]> {
+  const texts: string[] = [];
+  for (let token = ""; ; ) {
+    const path = `/processors/${id}/sideEvents?pageSize=1000&pageToken=${token}`;
+    const { events, nextPageToken } = await victims.call((calls) => calls.ok<SideEventsAnswer>("GET", path), QUIET_MS);
+    if (events.length === 0) return texts;
+    for (const { kind, operation, eventId, partition, offset, value } of events)
+      texts.push(sideText(kind, operation, partition === undefined ? value : placeOf({ eventId, partition, offset })));
+    token = nextPageToken;
   }
 }
 
-describe(`processors under kill -9, seed ${SEED}`, { timeout: 30_000 + ROUNDS * (60_000 + KILLS * 9000) }, () => {
-  test.each(Array.from({ length: ROUNDS }, (_, round) => round))(
-    "round %i: the sink holds exactly the expected rows",
-    async (round) => {
-      const random = seededRandom(SEED + round);
-      const window = randomWindow(random);
-      const threshold = Math.floor(random() * 60);
-      const parallelism = pick(random, [1, 2, 4]);
-      console.log(
-        `seed ${SEED}, round ${round}: ${JSON.stringify(window)}, amount > ${threshold}, parallelism ${parallelism}`,
-      );
-      await using nats = await startNats();
-      const env = { NATS_URL: nats.url, MILLRACE_PROCESSOR_THREADS: "1" };
-      const services = [await startServiceProcess(env), await startServiceProcess(env)];
-      const calls = new Calls(services[0]!.url);
-      const persist = async <T>(work: () => Promise<T>): Promise<T> => {
-        for (let attempt = 0; ; attempt++) {
-          calls.url = services[attempt % 2]!.url;
-          try {
-            return await work();
-          } catch (error) {
-            if (/: 4\d\d /.test(String(error)) || attempt > 200) throw error;
-            await span(50);
-          }
-        }
-      };
-      try {
-        await calls.ok("POST", "/streams", { name: "in", partitions: PARTITIONS });
-        const { processorId } = await calls.ok<{ processorId: string }>("POST", "/processors", {
-          name: "oracle",
-          source: "in",
-          sink: "out",
-          operations: [
-            { type: "filter", predicate: `value.amount > ${threshold}` },
-            { type: "map", expression: '{"g": value.g, "amount": value.amount, "t": value.t}' },
-            { type: "window", ...window, timestampField: "t", grace: DISORDER_MS },
-            { type: "aggregate", aggregation: "count", groupBy: "g" },
-            { type: "aggregate", aggregation: "sum", field: "amount", as: "total" },
-          ],
-          // A partition is idle only at the end: what is published during faults may pause for long.
-          config: { parallelism, checkpointInterval: 2000, idleTimeout: 86_400_000 },
-        });
-        const published: OracleEvent[] = [];
-        let going = true;
-        let clock = START_MS;
-        let batches = 0;
-        const producing = (async () => {
-          while (going) {
-            const events = Array.from({ length: 40 }, (_, i) => {
-              clock += Math.floor(random() * 40);
-              const value = {
-                g: `g${Math.floor(random() * GROUPS)}`,
-                amount: Math.floor(random() * 100),
-                t: clock - Math.floor(random() * (DISORDER_MS - 1)),
-              };
-              return { eventId: `e${batches}-${i}`, partition: Math.floor(random() * PARTITIONS), value };
-            });
-            batches++;
-            for (let open: object[] = events; open.length > 0; ) {
-              const answer = await persist(() =>
-                calls.ok<{ results: { eventId: string; error?: object }[] }>("POST", "/streams/in/events/batch", {
-                  events: open,
-                }),
-              );
-              const failed = new Set(answer.results.filter(({ error }) => error).map(({ eventId }) => eventId));
-              open = events.filter(({ eventId }) => failed.has(eventId));
-            }
-            for (const { value } of events) published.push({ timeMs: value.t, amount: value.amount, group: value.g });
-            await span(30);
-          }
-        })();
-        for (let kill = 0; kill < KILLS; kill++) {
-          await span(100 + random() * 1200); // the moment of a fault is the input here
-          await strike(random, services, env, nats);
-        }
-        going = false;
-        await producing;
-        // One event far ahead in each partition closes all windows before it.
-        const last = clock + 60_000;
-        for (let partition = 0; partition < PARTITIONS; partition++) {
-          const event = { eventId: `last-${partition}`, partition, value: { g: "last", amount: 1000, t: last } };
-          await persist(() => calls.publish("in", [event]));
-        }
-        const expected = expectedRows(
-          published.filter(({ amount }) => amount > threshold),
-          window,
-        );
-        const found = async () => {
-          const events = await persist(() => calls.readAll("out"));
-          return events
-            .map(({ value }) => ({
-              ...(value as { windowStart: string; windowEnd: string; g: string; count: number; total: number }),
-            }))
-            .map(({ windowStart, windowEnd, g, count, total }) =>
-              rowText(g, { start: Date.parse(windowStart), end: Date.parse(windowEnd), count, sum: total }),
-            )
-            .sort();
-        };
-        await eventually("as many rows as expected", async () => (await found()).length >= expected.length, 60_000);
-        expect(await found()).toEqual(expected);
-        // The counts follow with the commit after the results.
-        await eventually("counts of all events and rows", async () => {
-          const { metrics, counters } = await persist(() => calls.metrics(processorId));
-          expect(metrics.eventsProcessed).toBe(published.length + PARTITIONS);
-          expect(counters).toEqual(expect.objectContaining({ late: 0, errors: 0 }));
-          return counters.emitted === expected.length;
-        });
-        console.log(`seed ${SEED}, round ${round}: ${published.length} events, ${expected.length} rows`);
-      } finally {
-        for (const service of services) service.kill("SIGCONT");
-        await Promise.all(services.map((service) => service[Symbol.asyncDispose]()));
-      }
-    },
-  );
-});
+const NONE = { missing: [], extra: [] };
+
+/** What one list of texts has and the other has not, as often as it does. */
+function difference(found: readonly string[], expected: readonly string[]) {
+  const counts = new Map<string, number>();
+  for (const text of expected) counts.set(text, (counts.get(text) ?? 0) + 1);
+  for (const text of found) counts.set(text, (counts.get(text) ?? 0) - 1);
+  const shown = (sign: number) =>
+    [...counts].filter(([, count]) => count * sign > 0).map(([text, count]) => `${Math.abs(count)} x ${text}`);
+  return { missing: shown(1).slice(0, SHOWN), extra: shown(-1).slice(0, SHOWN) };
+}

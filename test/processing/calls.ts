@@ -3,9 +3,12 @@ import { eventually } from "../support/wait.ts";
 /** REST calls of a service for tests of processors. */
 export class Calls {
   url: string;
+  readonly #limitMs: number;
 
-  constructor(url: string) {
+  /** @param limitMs how long one call may take. */
+  constructor(url: string, limitMs = 30_000) {
     this.url = url;
+    this.#limitMs = limitMs;
   }
 
   /** @throws Error with the answer unless it is a success. */
@@ -20,7 +23,7 @@ export class Calls {
       method,
       headers: { ...(body === undefined ? {} : { "content-type": "application/json" }), ...headers },
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
-      signal: AbortSignal.timeout(30_000),
+      signal: AbortSignal.timeout(this.#limitMs),
     });
     return { status: response.status, json: (await response.json()) as Record<string, never> };
   }

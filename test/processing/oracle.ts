@@ -11,45 +11,51 @@ export type OracleWindow =
   | { readonly windowType: "hopping"; readonly duration: number; readonly advance: number }
   | { readonly windowType: "session"; readonly gap: number };
 
-/** Rows as texts: window, group, count and sum of the amounts. */
-export function expectedRows(events: readonly OracleEvent[], window: OracleWindow): string[] {
-  const byGroup = Map.groupBy(events, ({ group }) => group);
-  return [...byGroup].flatMap(([group, own]) => windowsOf(own, window).map((each) => rowText(group, each))).sort();
-}
-
-export const rowText = (group: string, { start, end, count, sum }: Window): string =>
-  `${new Date(start).toISOString()} ${new Date(end).toISOString()} ${group} ${count} ${sum}`;
-
-export interface Window {
+export interface Span {
   readonly start: number;
   readonly end: number;
-  count: number;
-  sum: number;
 }
 
-function windowsOf(events: readonly OracleEvent[], window: OracleWindow): Window[] {
-  if (window.windowType === "session") return sessionsOf(events, window.gap);
+/** Rows as texts: window, group, count and sum of the amounts. */
+export function expectedRows(events: readonly OracleEvent[], window: OracleWindow): string[] {
+  const placed = events.map((event) => ({ ...event, spans: spansOf(event.timeMs, window) }));
+  return [...Map.groupBy(placed, ({ group }) => group)]
+    .flatMap(([group, own]) =>
+      windowsOf(own, window).map(({ start, end, events: within }) =>
+        rowText(group, { start, end, count: within.length, sum: within.reduce((sum, { amount }) => sum + amount, 0) }),
+      ),
+    )
+    .sort();
+}
+
+export const rowText = (group: string, { start, end, count, sum }: Span & { count: number; sum: number }): string =>
+  `${new Date(start).toISOString()} ${new Date(end).toISOString()} ${group} ${count} ${sum}`;
+
+/** The windows that an event of this time falls into; of sessions, the one that it would be alone. */
+export function spansOf(timeMs: number, window: OracleWindow): Span[] {
+  if (window.windowType === "session") return [{ start: timeMs, end: timeMs + window.gap }];
   const step = window.windowType === "hopping" ? window.advance : window.duration;
-  const found = new Map<number, Window>();
-  for (const { timeMs, amount } of events)
-    for (let start = Math.floor(timeMs / step) * step; start > timeMs - window.duration; start -= step) {
-      const known = found.get(start) ?? { start, end: start + window.duration, count: 0, sum: 0 };
-      known.count++;
-      known.sum += amount;
-      found.set(start, known);
-    }
-  return [...found.values()];
+  const spans: Span[] = [];
+  for (let start = Math.floor(timeMs / step) * step; start > timeMs - window.duration; start -= step)
+    spans.push({ start, end: start + window.duration });
+  return spans;
 }
 
-function sessionsOf(events: readonly OracleEvent[], gap: number): Window[] {
-  const sessions: { start: number; end: number; count: number; sum: number }[] = [];
-  for (const { timeMs, amount } of events.toSorted((a, b) => a.timeMs - b.timeMs)) {
-    const last = sessions.at(-1);
-    if (last && timeMs < last.end) {
-      last.end = timeMs + gap;
-      last.count++;
-      last.sum += amount;
-    } else sessions.push({ start: timeMs, end: timeMs + gap, count: 1, sum: amount });
+/** Puts the events of one group into their windows; sessions that overlap become one. */
+export function windowsOf<E extends { readonly spans: readonly Span[] }>(
+  events: readonly E[],
+  { windowType }: OracleWindow,
+): (Span & { readonly events: E[] })[] {
+  const windows: { start: number; end: number; events: E[] }[] = [];
+  const placed = events.flatMap((event) => event.spans.map((span) => ({ ...span, event })));
+  for (const { start, end, event } of placed.sort((a, b) => a.start - b.start)) {
+    const last = windows.at(-1);
+    const isIn = last && (windowType === "session" ? start < last.end : start === last.start);
+    if (!isIn) windows.push({ start, end, events: [event] });
+    else {
+      last.end = end;
+      last.events.push(event);
+    }
   }
-  return sessions;
+  return windows;
 }

@@ -2,33 +2,42 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 
-/** The service as a process of its own, as a user runs it. */
-export interface ServiceProcess extends AsyncDisposable {
-  readonly url: string;
+/** A process of the service that may not be up yet. */
+export interface SpawnedService {
   readonly pid: number;
+  /** Where it listens, once it does. @throws Error with its output when it ends before. */
+  readonly listening: Promise<string>;
   /** Resolves with the exit code, or null when a signal ended it. */
   readonly exited: Promise<number | null>;
   kill(signal: NodeJS.Signals): void;
 }
 
+/** The service as a process of its own, as a user runs it. */
+export interface ServiceProcess extends Omit<SpawnedService, "listening">, AsyncDisposable {
+  readonly url: string;
+}
+
 const MAIN = fileURLToPath(new URL("../../src/main.ts", import.meta.url));
 
-/** Starts `src/main.ts` on a free port and waits until it says where it listens. */
-export async function startServiceProcess(env: Record<string, string>): Promise<ServiceProcess> {
+/** Starts `src/main.ts` on a free port. */
+export function spawnService(env: Record<string, string>): SpawnedService {
   const child = spawn(process.execPath, [MAIN], {
     env: { ...process.env, PORT: "0", MILLRACE_LOG_LEVEL: "warn", ...env },
     stdio: ["ignore", "pipe", "pipe"],
   });
   const exited = once(child, "exit").then(([code]) => code as number | null);
-  const url = await listening(child);
+  return { pid: child.pid!, listening: listening(child), exited, kill: (signal) => void child.kill(signal) };
+}
+
+/** Starts the service and waits until it says where it listens. */
+export async function startServiceProcess(env: Record<string, string>): Promise<ServiceProcess> {
+  const service = spawnService(env);
   return {
-    url,
-    pid: child.pid!,
-    exited,
-    kill: (signal) => void child.kill(signal),
+    ...service,
+    url: await service.listening,
     async [Symbol.asyncDispose]() {
-      if (child.exitCode === null && child.signalCode === null) child.kill("SIGTERM");
-      await exited;
+      service.kill("SIGTERM");
+      await service.exited;
     },
   };
 }
