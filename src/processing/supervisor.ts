@@ -87,7 +87,7 @@ export class Supervisor implements AsyncDisposable {
     for (const [key, lane] of this.#lanes) {
       const record = records.get(lane.record.id);
       const number = Number(key.slice(key.lastIndexOf("/") + 1));
-      if (!record || record.desired === "deleting") this.#end(key, lane, true);
+      if (!record) this.#end(key, lane, true);
       else if (!isToRun(record) || presence.ownerOf(key) !== presence.id) this.#end(key, lane, false);
       else if (number >= record.lanes || this.#signatureOf(record) !== lane.signature) this.#end(key, lane, false);
     }
