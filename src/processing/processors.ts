@@ -281,7 +281,8 @@ export class Processors {
   async #settled(record: ProcessorRecord, deadline: Deadline): Promise<ProcessorView> {
     const until = performance.now() + Math.min(SETTLE_MS, msLeft(deadline) / 2);
     for (;;) {
-      const view = await this.view(record, deadline);
+      // A lane that can't even be opened says so in the record alone.
+      const view = await this.view(await this.#o.store.get(record.id, deadline).catch(() => record), deadline);
       const isAtRest = record.desired === "paused" && (await this.#isAtRest(record, deadline));
       if (isAtRest || (record.desired === "running" && view.status !== "starting") || performance.now() > until)
         return view;
