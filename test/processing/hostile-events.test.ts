@@ -154,6 +154,8 @@ test("event times that are none, far ahead, before 1970 or late are set aside", 
     ["", /event time is neither/],
     ["2001-01-01", /event time is neither/],
     ["2001-13-45T99:00:00Z", /event time is neither/],
+    ["2001-02-29T00:00:00Z", /event time is neither/],
+    ["2001-02-28T24:00:00Z", /event time is neither/],
     [null, /event time is neither/],
     [true, /event time is neither/],
     [[], /event time is neither/],
@@ -419,4 +421,22 @@ test("a module that holds its thread when its promise goes on has that event set
   expect(await calls.readAll(`${source}-out`)).toHaveLength(40);
   const { events } = await calls.ok<SideEventsAnswer>("GET", `/processors/${id}/sideEvents`);
   expect(events).toEqual([expect.objectContaining({ partition: 0, offset: 10, value: { bad: "later endless" } })]);
+});
+
+test("events that open a thousand windows each are committed a few at a time, and a pause does not wait for all", async () => {
+  const { calls, id, publish, processed, beside } = await underAttack([
+    { type: "window", windowType: "hopping", duration: 1_000_000, advance: 1000, timestampField: "t", grace: 0 },
+    { type: "aggregate", aggregation: "count", groupBy: "k" },
+    { type: "filter", predicate: "value.count < 0" },
+  ]);
+  const count = 150;
+  await publish(Array.from({ length: count }, (_, n) => ({ t: 10_000_000, k: `${n}-${"k".repeat(500)}` })));
+  await processed(1);
+  const { status } = await calls.ok<{ status: string }>("POST", `/processors/${id}/pause`);
+  const { eventsProcessed, lag } = (await calls.metrics(id)).metrics;
+  expect([status, eventsProcessed + lag]).toEqual(["paused", count]);
+  expect(eventsProcessed).toBeLessThan(count);
+  await beside();
+  await calls.ok("POST", `/processors/${id}/resume`);
+  expect((await processed(count)).counters).toMatchObject({ late: 0, errors: 0 });
 });
