@@ -115,7 +115,8 @@ test("a deletion that was begun and not ended is finished", async () => {
   const source = freshName("in");
   await calls.ok("POST", "/streams", { name: source });
   const request = { name: "p", source, sink: `${source}-out`, operations: [{ predicate: "true" }] };
-  const { processorId } = await calls.ok<Info>("POST", "/processors", request);
+  const again = () => calls.any("POST", "/processors", request, { "idempotency-key": source });
+  const processorId: string = (await again()).json.processorId!;
   const nats = await natsOf();
   const manager = await jetstreamManager(nats);
   const { stream } = new JournalNames(processorId);
@@ -125,6 +126,7 @@ test("a deletion that was begun and not ended is finished", async () => {
   const record = (await bucket.get(processorId))!.json<{ revision: number }>();
   await bucket.put(processorId, JSON.stringify({ ...record, desired: "deleting", revision: record.revision + 1 }));
   expect((await calls.any("GET", `/processors/${processorId}`)).status).toBe(404);
+  expect((await again()).status).toBe(503);
   await eventually("the journal is gone", async () => {
     const found = await manager.streams.info(stream).catch((error: Error) => error);
     return found instanceof Error;
