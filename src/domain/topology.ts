@@ -238,7 +238,7 @@ function stageOf(
         description: "aggregate: all of a window have the same groupBy",
       });
     const as = part.as ?? part.aggregation ?? "";
-    if (names.has(as))
+    if (part.aggregation !== undefined && names.has(as))
       faults.push({ field: `operations[${at}].as`, description: `aggregate: "${as}" is taken; give another name` });
     names.add(as);
     return {

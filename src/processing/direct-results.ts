@@ -1,6 +1,6 @@
 import type { Flight } from "./flight.ts";
 import { StepFailure } from "./pipeline.ts";
-import type { ProcessorRecord } from "./record.ts";
+import { type ProcessorRecord, resultPrefix } from "./record.ts";
 import type { RefusedResult, ResultEvent, ResultWriter } from "./result-writer.ts";
 
 /** Results given to the sink, and those of them that it refused. */
@@ -43,7 +43,7 @@ export class DirectResults {
           headers,
           // Always the same one, since repeats are found within one partition only.
           ...(event.key === undefined ? { partition: event.partition % this.#sinkPartitions } : {}),
-          eventId: `px_${record.id}-${record.incarnation}-${event.partition}-${event.offset}${flight.part ? `-${flight.part}` : ""}`,
+          eventId: `${resultPrefix(record)}${event.partition}-${event.offset}${flight.part ? `-${flight.part}` : ""}`,
         });
         flights.push(flight);
       } catch (error) {

@@ -20,7 +20,7 @@ async function work(): Promise<void> {
   const js: JetStream | undefined = looksUp
     ? await connectJetStream({ url: natsUrl, log, connectTimeoutMs: CONNECT_MS })
     : undefined;
-  const attention = { begin: () => {}, end: () => {} };
+  const attention = { begin: () => ({ wait: () => {}, end: () => {} }) };
   const mirrors = new Map<string, TableMirror>();
   const tools = await openTools({ js: () => js!, functions, directory: functionsDir, mirrors, attention });
   await tools.whenCurrent?.();
@@ -34,6 +34,9 @@ async function work(): Promise<void> {
   }
   post({ kind: "done", incomplete: count > MAX_RESULTS ? `there are more than ${MAX_RESULTS} results` : undefined });
 }
+
+// What a module does after it has given its answer is no fault of any event.
+for (const event of ["uncaughtException", "unhandledRejection"] as const) process.on(event, () => {});
 
 try {
   await work();

@@ -6,11 +6,12 @@ import { Journal } from "../jetstream/journal.ts";
 import { OrderedReader } from "../jetstream/ordered-reader.ts";
 import { partitionStates } from "../jetstream/partitions.ts";
 import type { StreamRecord } from "../log/catalog.ts";
-import { type Checkpoint, JournalNames, type LaneCounts, type LaneStatus } from "./checkpoint.ts";
+import { carriedOver } from "./carry-over.ts";
+import { type Checkpoint, JournalNames, type LaneCounts, type LaneSeed, type LaneStatus } from "./checkpoint.ts";
 import type { ExchangeMessage } from "./exchange.ts";
 import { loadSnapshot } from "./key-part.ts";
 import { KeyWindows } from "./key-windows.ts";
-import type { ProcessorRecord } from "./record.ts";
+import { beginsAtEnd, type ProcessorRecord } from "./record.ts";
 
 /** What the journal says of a processor, by whichever process asks. */
 
@@ -19,6 +20,8 @@ export interface LaneView {
   readonly lane: number;
   readonly checkpoint: Checkpoint | undefined;
   readonly status: LaneStatus | undefined;
+  /** What it is at, or begins with when it has not run since the processor was made to begin anew. */
+  readonly state: ReturnType<typeof carriedOver>;
 }
 
 /** Reads every lane, from the leader. */
@@ -35,8 +38,25 @@ export async function readLanes(js: JetStream, record: ProcessorRecord, deadline
       read<Checkpoint>(names.checkpoint(lane)),
       read<LaneStatus>(names.status(lane)),
     ]);
-    return { lane, checkpoint, status };
+    const isNew = checkpoint?.incarnation !== record.incarnation;
+    const seed =
+      isNew && record.start === "savepoint" ? await read<LaneSeed>(names.seed(record.seed ?? "", lane)) : undefined;
+    return { lane, checkpoint, status, state: carriedOver(checkpoint, record, seed && { ...seed, seq: 0 }) };
   });
+}
+
+/** The checkpoints of lanes that the processor has no longer, since its parallelism is less than it was. */
+async function formerLanes(js: JetStream, record: ProcessorRecord, deadline: Deadline): Promise<Checkpoint[]> {
+  const names = new JournalNames(record.id);
+  const journal = new Journal(js, names.stream);
+  const former = Array.from(
+    { length: Math.max(0, (record.mostLanes ?? 0) - record.lanes) },
+    (_, i) => record.lanes + i,
+  );
+  const entries = await mapLimit(former, 16, (lane) => journal.last(names.checkpoint(lane), deadline));
+  return entries.flatMap((entry) =>
+    entry ? [JSON.parse(Buffer.from(entry.data).toString("utf8")) as Checkpoint] : [],
+  );
 }
 
 export type StatusWord = "starting" | "running" | "paused" | "degraded" | "failed" | "stopped";
@@ -103,14 +123,15 @@ export async function metricsOf(
   const windows = new Map<number, MetricsView["windows"][number]>();
   let perSecond = 0;
   let latencySum = 0;
-  for (const { checkpoint } of lanes) {
-    if (!checkpoint) continue;
-    for (const name of Object.keys(counts) as (keyof LaneCounts)[]) counts[name] += checkpoint.counts[name];
-    if (Date.now() - checkpoint.rate.atMs < RATE_MS) {
-      perSecond += checkpoint.rate.perSecond;
-      latencySum += checkpoint.rate.latencyMs * checkpoint.rate.perSecond;
+  const former = await formerLanes(js, record, deadline);
+  for (const each of [...former, ...lanes.map(({ state }) => state)])
+    for (const name of Object.keys(counts) as (keyof LaneCounts)[]) counts[name] += each.counts[name];
+  for (const { state } of lanes) {
+    if (Date.now() - state.rate.atMs < RATE_MS) {
+      perSecond += state.rate.perSecond;
+      latencySum += state.rate.latencyMs * state.rate.perSecond;
     }
-    for (const [start, end, count, closed] of checkpoint.keys?.windows ?? []) {
+    for (const [start, end, count, closed] of state.keys?.windows ?? []) {
       const known = windows.get(start) ?? { start, end, count: 0, closed: true };
       windows.set(start, {
         start,
@@ -124,8 +145,8 @@ export async function metricsOf(
   const states = source?.id === record.sourceId ? await partitionStates(js, source, deadline) : [];
   const holder = record.topology.stage === undefined ? undefined : holderOf(lanes, states.length);
   for (const { partition, startOffset, endOffset } of states) {
-    const progress = lanes[partition % record.lanes]?.checkpoint?.partitions[partition];
-    const next = progress?.next ?? (record.start === "latest" ? endOffset : startOffset);
+    const progress = lanes[partition % record.lanes]?.state.partitions[partition];
+    const next = progress?.next ?? (beginsAtEnd(record, partition) ? endOffset : startOffset);
     partitions.push({
       partition,
       nextOffset: next,
@@ -150,7 +171,7 @@ function holderOf(lanes: readonly LaneView[], partitions: number): number | unde
   let holder: number | undefined;
   let lowest = Number.POSITIVE_INFINITY;
   for (let partition = 0; partition < partitions; partition++) {
-    const progress = lanes[partition % lanes.length]?.checkpoint?.partitions[partition];
+    const progress = lanes[partition % lanes.length]?.state.partitions[partition];
     const watermark = progress?.watermark ?? -1;
     if (watermark < lowest) {
       lowest = watermark;

@@ -11,6 +11,7 @@ import type { ExchangeMessage } from "./exchange.ts";
 import { Flight } from "./flight.ts";
 import { type ClosedGroup, KeyWindows } from "./key-windows.ts";
 import { type Pipeline, type PipelineSink, StepFailure } from "./pipeline.ts";
+import { resultPrefix } from "./record.ts";
 import type { ResultEvent, ResultWriter } from "./result-writer.ts";
 
 /** What the key part needs of its lane. */
@@ -172,7 +173,7 @@ export class KeyPart {
       },
     };
     for (const group of closed) {
-      const event = resultEvent(stage, this.windows, group, `px_${processorId}-${incarnation}-`);
+      const event = resultEvent(stage, this.windows, group, resultPrefix({ id: processorId, incarnation }));
       await after.run(new Flight(event), sink);
       if (fatal) {
         onFail(fatal);

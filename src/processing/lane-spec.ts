@@ -12,6 +12,8 @@ export interface LaneSpec {
   readonly owner: string;
   /** Partition and offset of events that ended a thread. */
   readonly poison: readonly (readonly [partition: number, offset: number])[];
+  /** One of its events may have ended a thread: its modules work on one event at a time. */
+  readonly careful?: boolean;
 }
 
 /** What the thread gives the functions of a lane. */

@@ -26,6 +26,7 @@ import { LocalWindows } from "./local-windows.ts";
 import { type EventOutcome, PartitionPart } from "./partition-part.ts";
 import { compileGrouping, Pipeline, type StepFailure } from "./pipeline.ts";
 import { RateMeter } from "./rate-meter.ts";
+import { beginsAtEnd } from "./record.ts";
 import { ResultWriter } from "./result-writer.ts";
 import { SideEvents } from "./side-events.ts";
 
@@ -201,7 +202,7 @@ export class Lane {
     const state = await partitionState(this.#js, source.name, partition, deadlineIn(COMMIT_DEADLINE_MS));
     // A partition that was added later begins at its beginning.
     const isNew = Object.keys(before.partitions).length > 0;
-    const next = record.start === "latest" && !isNew ? state.endOffset : state.startOffset;
+    const next = beginsAtEnd(record, partition) && !isNew ? state.endOffset : state.startOffset;
     return { next, watermark: null, idle: false, lastEnd: null };
   }
 

@@ -1,6 +1,7 @@
 import { toMaps } from "../domain/expression.ts";
 import { OperationError } from "../domain/getter.ts";
 import { mapValueToJson } from "../domain/map-json.ts";
+import type { Mutex } from "../domain/mutex.ts";
 import { Flight } from "./flight.ts";
 import type { StepResult } from "./functions.ts";
 
@@ -21,9 +22,17 @@ export type ModuleExport = (event: ModuleEvent) => unknown;
 const PROMISE_LIMIT_MS = 5000;
 const MAX_PARTS = 10_000;
 
-/** Is told which event a module works on, so that one that never ends can be found. */
+/** Is told which events modules work on, so that one that never ends can be found. */
 export interface Attention {
-  begin(partition: number, offset: number): void;
+  begin(partition: number, offset: number): Work;
+  /** There where events are to be worked on one after the other, because it is not known which of several held the thread. */
+  readonly turns?: Mutex | undefined;
+}
+
+/** A module's work on one event. */
+export interface Work {
+  /** It has given a promise, and works on at any time until {@link end}. */
+  wait(): void;
   end(): void;
 }
 
@@ -38,6 +47,11 @@ export class ModuleFunction {
   }
 
   run(flight: Flight): StepResult | Promise<StepResult> {
+    const { turns } = this.#attention;
+    return turns ? turns.run(async () => this.#run(flight)) : this.#run(flight);
+  }
+
+  #run(flight: Flight): StepResult | Promise<StepResult> {
     const { event } = flight;
     const input: ModuleEvent = {
       key: flight.key,
@@ -47,16 +61,22 @@ export class ModuleFunction {
       offset: event.offset,
       timestampMs: event.timestampMs,
     };
-    this.#attention.begin(event.partition, event.offset);
+    const work = this.#attention.begin(event.partition, event.offset);
     let result: unknown;
     try {
       result = this.#call(input);
-    } finally {
-      this.#attention.end();
+    } catch (error) {
+      work.end();
+      throw error;
     }
-    return result instanceof Promise
-      ? inTime(result).then((value) => resultOf(flight, value))
-      : resultOf(flight, result);
+    if (result instanceof Promise) {
+      work.wait();
+      return inTime(result)
+        .finally(() => work.end())
+        .then((value) => resultOf(flight, value));
+    }
+    work.end();
+    return resultOf(flight, result);
   }
 }
 

@@ -191,15 +191,20 @@ function within<T>(flight: Flight, at: { index: number; onError: ErrorPolicyName
   }
 }
 
-const RFC_3339 = /^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)$/;
+const RFC_3339 = /^(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)$/;
+
+/** Milliseconds since 1970, NaN for what is no RFC 3339 text. The engine itself takes 30 February for a day in March. */
+function parseTime(text: string): number {
+  const [, year, month, day, hour] = RFC_3339.exec(text)?.map(Number) ?? [];
+  if (year === undefined || hour === 24 || day! > new Date(Date.UTC(year, month!, 0)).getUTCDate()) return Number.NaN;
+  return Date.parse(text);
+}
 
 function timeOf(getter: Getter, flight: Flight): number {
   const found = getter(flight);
   const timeMs =
     typeof found === "string"
-      ? RFC_3339.test(found)
-        ? Date.parse(found)
-        : Number.NaN
+      ? parseTime(found)
       : typeof found === "number" || typeof found === "bigint"
         ? Math.floor(Number(found))
         : Number.NaN;

@@ -3,7 +3,7 @@ import type { Logger } from "pino";
 import { pause } from "../domain/deadline.ts";
 import type { TracingOptions } from "../telemetry/tracing.ts";
 import type { LaneSpec } from "./lane-spec.ts";
-import { type FromWorker, Slot, type ToWorker, type WorkerSetup } from "./worker-protocol.ts";
+import { type FromWorker, MAX_WORKS, type ToWorker, Work, type WorkerSetup, WorkState } from "./worker-protocol.ts";
 
 /** How a lane ended; `crashed`: its thread did. */
 export interface LaneEnd {
@@ -28,6 +28,8 @@ export interface PoolOptions {
   readonly log: Logger;
   /** An event did not let a function come to an end. */
   readonly onPoison: (spec: LaneSpec, partition: number, offset: number) => void;
+  /** Some event of these lanes may not have let a function come to an end; they are to be started again as careful ones. */
+  readonly onSuspicion: (specs: readonly LaneSpec[]) => void;
 }
 
 interface Thread {
@@ -42,6 +44,8 @@ interface Thread {
 const CHECK_MS = 250;
 /** A function that holds its thread longer is ended, and its event set aside. */
 const STUCK_MS = 2000;
+/** So is one that does when its promise goes on; what else the thread does must not be taken for that. */
+const STUCK_WAITING_MS = 6000;
 /** A thread that stands still for any other reason is ended after this long. */
 const STALLED_MS = 60_000;
 const THREAD_HEAP_MB = 2048;
@@ -96,7 +100,7 @@ export class Pool implements AsyncDisposable {
   #newThread(): Thread {
     const { natsUrl, functionsDir, tracing, log } = this.#options;
     const beats = new SharedArrayBuffer(4);
-    const shared = new SharedArrayBuffer(8 * Slot.COUNT);
+    const shared = new SharedArrayBuffer(8 * Work.SIZE * MAX_WORKS);
     const setup: WorkerSetup = { natsUrl, functionsDir, tracing, logLevel: log.level, beats, shared };
     const worker = new Worker(new URL("./worker.ts", import.meta.url), {
       workerData: setup,
@@ -121,6 +125,8 @@ export class Pool implements AsyncDisposable {
       this.#blame(thread);
     });
     worker.on("exit", () => {
+      // A function may end its thread itself.
+      if (!this.#closed) this.#blame(thread);
       this.#threads.splice(this.#threads.indexOf(thread), 1);
       for (const { end } of [...thread.lanes.values()]) end({ cause: "crashed" });
     });
@@ -137,8 +143,7 @@ export class Pool implements AsyncDisposable {
         thread.lastBeatAt = now;
         continue;
       }
-      const isBusy = thread.shared[Slot.BUSY] === 1;
-      if (now - thread.lastBeatAt < (isBusy ? STUCK_MS : STALLED_MS)) continue;
+      if (now - thread.lastBeatAt < limitOf(thread)) continue;
       this.#options.log.warn("a processor thread stands still and is ended");
       this.#blame(thread);
       void thread.worker.terminate();
@@ -148,14 +153,48 @@ export class Pool implements AsyncDisposable {
 
   #watchedAt = performance.now();
 
-  /** Names the event that a function worked on when its thread ended. */
+  /** Names the event that a function worked on when its thread ended, or the lanes of those that it may have been. */
   #blame(thread: Thread): void {
-    const { shared } = thread;
-    if (shared[Slot.BUSY] !== 1) return;
-    shared[Slot.BUSY] = 0;
-    const lane = thread.lanes.get(shared[Slot.LANE]!);
-    if (lane) this.#options.onPoison(lane.spec, shared[Slot.PARTITION]!, shared[Slot.OFFSET]!);
+    const works = worksOf(thread);
+    thread.shared.fill(0);
+    const called = works.find(({ state }) => state === WorkState.CALLED);
+    const known = works.flatMap(({ lane, ...work }) => {
+      const spec = thread.lanes.get(lane)?.spec;
+      return spec ? [{ ...work, spec }] : [];
+    });
+    const guilty = called ? known.find(({ state }) => state === WorkState.CALLED) : onlyCareful(known);
+    if (guilty) this.#options.onPoison(guilty.spec, guilty.partition, guilty.offset);
+    else if (!called && known.length > 0) this.#options.onSuspicion(known.map(({ spec }) => spec));
   }
+}
+
+/** An event that a module of a thread works on. */
+interface WorkView {
+  readonly state: number;
+  readonly lane: number;
+  readonly partition: number;
+  readonly offset: number;
+}
+
+function worksOf({ shared }: Thread): WorkView[] {
+  const works: WorkView[] = [];
+  for (let at = 0; at < shared.length; at += Work.SIZE) {
+    const [state, lane, partition, offset] = shared.subarray(at, at + Work.SIZE);
+    if (state !== WorkState.NONE) works.push({ state: state!, lane: lane!, partition: partition!, offset: offset! });
+  }
+  return works;
+}
+
+/** Most milliseconds that a thread may stand still, by what it works on. */
+function limitOf(thread: Thread): number {
+  const works = worksOf(thread);
+  if (works.some(({ state }) => state === WorkState.CALLED)) return STUCK_MS;
+  return works.length > 0 ? STUCK_WAITING_MS : STALLED_MS;
+}
+
+/** The one event waited for, if its lane was careful: then it was alone the time before, too. */
+function onlyCareful<T extends { readonly spec: LaneSpec }>(works: readonly T[]): T | undefined {
+  return works.length === 1 && works[0]!.spec.careful ? works[0] : undefined;
 }
 
 /** A thread's log line, by this process's logger. */

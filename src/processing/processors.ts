@@ -23,7 +23,7 @@ import type { FunctionRecord } from "./functions.ts";
 import { type LaneView, type MetricsView, metricsOf, readLanes, type StatusWord, statusOf } from "./inspect.ts";
 import type { ProcessorRecord, ProcessorSettings } from "./record.ts";
 import type { SavepointRecord } from "./savepoint-store.ts";
-import { checkFits, type Savepoints } from "./savepoints.ts";
+import { checkFits, type Savepoints, shapeOf } from "./savepoints.ts";
 import type { ProcessorStore } from "./store.ts";
 
 /** Settings as they are asked for; what is left out has its default, or stays. */
@@ -68,6 +68,8 @@ const DEFAULT_CHECKPOINT_MS = 10_000;
 const DEFAULT_MAX_PARALLELISM = 4;
 /** A call waits this long for what it asked for to have happened. */
 const SETTLE_MS = 6000;
+/** A lane that is to be deleted has this long to end. */
+const DELETE_MS = 3000;
 const LOOK_MS = 25;
 
 export interface ProcessorsOptions {
@@ -103,6 +105,7 @@ export class Processors {
     const id = newId(asked.idempotencyKey);
     using _place = this.#places.hold(asked.owner, "processors", id, 1, () => this.#owned(asked.owner.id));
     await this.#sinkFor(asked.sink, source, asked.owner, deadline);
+    const createdAtMs = Date.now();
     const draft: ProcessorRecord = {
       id,
       name: asked.name,
@@ -116,12 +119,13 @@ export class Processors {
       lanes: settings.parallelism,
       desired: "running",
       generation: 1,
-      incarnation: 1,
+      incarnation: createdAtMs,
       start: settings.startFrom,
+      startPartitions: source.partitions,
       revision: 1,
       replicas: source.replicationFactor,
       owner: asked.owner.id,
-      createdAtMs: Date.now(),
+      createdAtMs,
     };
     const names = new JournalNames(draft.id);
     // Before the record: whoever reads the record finds the journal.
@@ -187,7 +191,14 @@ export class Processors {
     const source = await this.#o.catalog.find(name, deadline);
     const record = await this.#o.store.change(
       id,
-      (present) => ({ ...present, sourceId: source.id, incarnation: present.incarnation + 1, start, fault: undefined }),
+      (present) => ({
+        ...present,
+        sourceId: source.id,
+        incarnation: present.incarnation + 1,
+        start,
+        startPartitions: source.partitions,
+        fault: undefined,
+      }),
       deadline,
     );
     return this.#settled(record, deadline);
@@ -228,7 +239,7 @@ export class Processors {
     await this.#sinkFor(sink, source, change.owner, deadline);
     const settings = { ...present.settings, ...named(change.settings) };
     const newWindows =
-      !isDeepStrictEqual(plain(topology.stage), plain(present.topology.stage)) ||
+      !isDeepStrictEqual(shapeOf(topology.stage), shapeOf(present.topology.stage)) ||
       settings.parallelism !== present.lanes;
     if (newWindows && change.start === undefined)
       throw invalidArgument("start", "is needed: window, grouping or parallelism change, and windows begin anew");
@@ -243,10 +254,12 @@ export class Processors {
         sink,
         settings,
         lanes: settings.parallelism,
+        mostLanes: Math.max(stored.mostLanes ?? 0, stored.lanes),
         functions: functionsOf(topology, functions),
         generation: stored.generation + 1,
-        incarnation: change.start === undefined ? stored.incarnation : stored.incarnation + 1,
-        start: change.start ?? stored.start,
+        ...(change.start === undefined
+          ? {}
+          : { incarnation: stored.incarnation + 1, start: change.start, startPartitions: source.partitions }),
         fault: undefined,
       }),
       deadline,
@@ -254,8 +267,13 @@ export class Processors {
     return this.#settled(record, deadline);
   }
 
+  /** Once it has answered nothing more is written to the sink, unless a lane does not come to its end in time. */
   async delete(id: string, deadline: Deadline): Promise<void> {
-    await this.#o.store.change(id, (present) => ({ ...present, desired: "deleting" }), deadline);
+    const record = await this.#o.store.change(id, (present) => ({ ...present, desired: "deleting" }), deadline);
+    const until = performance.now() + Math.min(DELETE_MS, msLeft(deadline) / 2);
+    // What can't be looked at is not waited for: its journal may be gone already.
+    const isAtRest = () => this.#isAtRest(record, deadline).catch(() => true);
+    while (performance.now() < until && !(await isAtRest())) await pause(LOOK_MS);
     await translated(() => finishDeletion(this.#o.js, this.#o.store, id, deadline));
   }
 
@@ -263,7 +281,8 @@ export class Processors {
   async #settled(record: ProcessorRecord, deadline: Deadline): Promise<ProcessorView> {
     const until = performance.now() + Math.min(SETTLE_MS, msLeft(deadline) / 2);
     for (;;) {
-      const view = await this.view(record, deadline);
+      // A lane that can't even be opened says so in the record alone.
+      const view = await this.view(await this.#o.store.get(record.id, deadline).catch(() => record), deadline);
       const isAtRest = record.desired === "paused" && (await this.#isAtRest(record, deadline));
       if (isAtRest || (record.desired === "running" && view.status !== "starting") || performance.now() > until)
         return view;
@@ -271,10 +290,13 @@ export class Processors {
     }
   }
 
-  /** Whether every lane has ended at a last commit. */
+  /** Whether every lane has ended at a last commit, or its owner is gone. */
   async #isAtRest(record: ProcessorRecord, deadline: Deadline): Promise<boolean> {
     const lanes = await this.#lanes(record, deadline);
-    return lanes.every(({ checkpoint }) => checkpoint === undefined || checkpoint.clean);
+    const { live } = this.#o.presence;
+    return lanes.every(
+      ({ checkpoint }) => checkpoint === undefined || checkpoint.clean || !live.includes(checkpoint.owner),
+    );
   }
 
   async #lanes(record: ProcessorRecord, deadline: Deadline): Promise<LaneView[]> {

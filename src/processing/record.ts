@@ -25,13 +25,20 @@ export interface ProcessorRecord {
   readonly settings: ProcessorSettings;
   /** Into how many lanes its work is divided. */
   readonly lanes: number;
+  /** Into how many lanes it ever was divided, where that is more: their counts still count. */
+  readonly mostLanes?: number | undefined;
   readonly desired: "running" | "paused" | "deleting";
   /** Grows with each change of what it does. */
   readonly generation: number;
-  /** Grows whenever its windows begin anew; part of results' ids. */
+  /**
+   * Grows whenever its windows begin anew; part of results' ids. It begins with the time of creation: a processor that is
+   * created again under an Idempotency-Key has the id of the deleted one, and its results are others.
+   */
   readonly incarnation: number;
   /** Where this incarnation began. */
   readonly start: "earliest" | "latest" | "checkpoint" | "savepoint";
+  /** Partitions that the source had then: those added later are read from their beginning, whatever `start` says. */
+  readonly startPartitions?: number | undefined;
   /** With `start` savepoint: names the state in the journal that the incarnation begins with. */
   readonly seed?: string | undefined;
   /** Why it stopped as a whole, until it is resumed or changed. */
@@ -45,3 +52,13 @@ export interface ProcessorRecord {
   readonly owner?: string;
   readonly createdAtMs: number;
 }
+
+/** Whether an incarnation begins a partition that it has not come to yet with the next event, not with the oldest. */
+export const beginsAtEnd = (
+  { start, startPartitions = Number.POSITIVE_INFINITY }: ProcessorRecord,
+  partition: number,
+) => start === "latest" && partition < startPartitions;
+
+/** What the ids of an incarnation's results begin with. */
+export const resultPrefix = ({ id, incarnation }: Pick<ProcessorRecord, "id" | "incarnation">): string =>
+  `px_${id}-${incarnation.toString(36)}-`;

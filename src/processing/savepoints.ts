@@ -153,7 +153,7 @@ export function checkFits(
 }
 
 /** What a stage's state depends on; where its operations stand and what becomes of failed events changes nothing. */
-function shapeOf(stage: Topology["stage"]): unknown {
+export function shapeOf(stage: Topology["stage"]): unknown {
   if (!stage) return undefined;
   const { index: _index, onError: _onError, aggregates, ...rest } = stage;
   const shape = { ...rest, aggregates: aggregates.map(({ index: _at, onError: _policy, ...each }) => each) };

@@ -1,5 +1,5 @@
 import type { Deadline } from "../domain/deadline.ts";
-import { ErrorCode, ServiceError } from "../domain/errors.ts";
+import { ErrorCode, ServiceError, unavailable } from "../domain/errors.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { type Bucket, openBucket } from "../jetstream/kv.ts";
 import type { ProcessorRecord } from "./record.ts";
@@ -59,10 +59,16 @@ export class ProcessorStore implements AsyncDisposable {
     return value;
   }
 
-  /** Stores a new one. @returns the one that is there, and whether it is this one. */
+  /**
+   * Stores a new one.
+   *
+   * @returns the one that is there, and whether it is this one.
+   * @throws ServiceError UNAVAILABLE as long as one with its id is being deleted.
+   */
   async create(record: ProcessorRecord, deadline: Deadline): Promise<{ record: ProcessorRecord; created: boolean }> {
     for (;;) {
       const { value, revision } = await this.#bucket.get(record.id, deadline);
+      if (value?.desired === "deleting") throw unavailable(`processor "${record.id}" is being deleted`);
       if (value) return { record: value, created: false };
       if ((await this.#bucket.put(record.id, record, revision, deadline)) === undefined) continue;
       this.#learn(record);

@@ -46,6 +46,8 @@ export class Supervisor implements AsyncDisposable {
   readonly #lanes = new Map<string, Running>();
   /** Events that ended a thread, by processor and lane. */
   readonly #poison = new Map<string, (readonly [partition: number, offset: number])[]>();
+  /** Lanes one of whose events may have ended a thread. */
+  readonly #careful = new Set<string>();
   readonly #looking: NodeJS.Timeout;
   #closed = false;
 
@@ -60,6 +62,10 @@ export class Supervisor implements AsyncDisposable {
       onPoison: ({ record, lane }, partition, offset) => {
         const key = `${record.id}/${lane}`;
         this.#poison.set(key, [...(this.#poison.get(key) ?? []), [partition, offset]]);
+        this.#careful.clear();
+      },
+      onSuspicion: (specs) => {
+        for (const { record, lane } of specs) this.#careful.add(`${record.id}/${lane}`);
       },
     });
     options.store.onChange(() => this.#look());
@@ -87,7 +93,7 @@ export class Supervisor implements AsyncDisposable {
     for (const [key, lane] of this.#lanes) {
       const record = records.get(lane.record.id);
       const number = Number(key.slice(key.lastIndexOf("/") + 1));
-      if (!record || record.desired === "deleting") this.#end(key, lane, true);
+      if (!record) this.#end(key, lane, true);
       else if (!isToRun(record) || presence.ownerOf(key) !== presence.id) this.#end(key, lane, false);
       else if (number >= record.lanes || this.#signatureOf(record) !== lane.signature) this.#end(key, lane, false);
     }
@@ -133,7 +139,8 @@ export class Supervisor implements AsyncDisposable {
       attempts: known?.attempts ?? 0,
     };
     const poison = this.#poison.get(key) ?? [];
-    running.handle = this.#pool.start({ record, lane, ...streams, owner: this.#options.presence.id, poison });
+    const owner = this.#options.presence.id;
+    running.handle = this.#pool.start({ record, lane, ...streams, owner, poison, careful: this.#careful.has(key) });
     this.#lanes.set(key, running);
     const startedAt = performance.now();
     void running.handle.ended.then((end) => this.#ended(key, running, end, performance.now() - startedAt));

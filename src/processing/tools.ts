@@ -5,6 +5,7 @@ import type { JetStream } from "../jetstream/connection.ts";
 import { type FunctionRecord, functionRecord } from "./functions.ts";
 import { LaneFailed, type LaneTools } from "./lane-spec.ts";
 import { type Attention, type ModuleExport, ModuleFunction } from "./module-functions.ts";
+import { reasonOf } from "./pipeline.ts";
 import { TableMirror } from "./tables.ts";
 
 export interface ToolOptions {
@@ -54,8 +55,16 @@ async function load(record: FunctionRecord, file: string, directory: string | un
   if (text === undefined) throw new LaneFailed(`the module of "${record.name}" is missing`);
   if (functionRecord(record.name, record.body, text).version !== record.version)
     throw new LaneFailed(`the module of "${record.name}" has changed: update the processor to take it`);
-  const loaded = (await import(`${pathToFileURL(path)}?v=${record.version}`)) as { default?: unknown };
+  const loaded = await loadedFrom(`${pathToFileURL(path)}?v=${record.version}`, record.name);
   if (typeof loaded.default !== "function")
     throw new LaneFailed(`the module of "${record.name}" has no default function`);
   return loaded.default as ModuleExport;
+}
+
+async function loadedFrom(url: string, name: string): Promise<{ default?: unknown }> {
+  try {
+    return (await import(url)) as { default?: unknown };
+  } catch (error) {
+    throw new LaneFailed(`the module of "${name}" can't be loaded: ${reasonOf(error)}`);
+  }
 }

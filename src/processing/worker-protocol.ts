@@ -10,12 +10,16 @@ export interface WorkerSetup {
   readonly tracing: TracingOptions | undefined;
   /** One number that the thread counts up as long as its event loop turns. */
   readonly beats: SharedArrayBuffer;
-  /** Numbers by {@link Slot}. */
+  /** {@link MAX_WORKS} events that modules work on, each in numbers by {@link Work}. */
   readonly shared: SharedArrayBuffer;
 }
 
-/** Places in the shared numbers: which event a module works on. */
-export const Slot = { BUSY: 0, LANE: 1, PARTITION: 2, OFFSET: 3, COUNT: 4 } as const;
+/** Most events that modules of one thread are seen to work on at once. */
+export const MAX_WORKS = 256;
+/** Places in the numbers of one event that a module works on. */
+export const Work = { STATE: 0, LANE: 1, PARTITION: 2, OFFSET: 3, SIZE: 4 } as const;
+/** `CALLED`: the module has not given anything yet; `WAITING`: it has given a promise. */
+export const WorkState = { NONE: 0, CALLED: 1, WAITING: 2 } as const;
 
 export type ToWorker =
   | { readonly kind: "start"; readonly token: number; readonly spec: LaneSpec }

@@ -1,6 +1,7 @@
 import { Writable } from "node:stream";
 import { parentPort, workerData } from "node:worker_threads";
 import { pino } from "pino";
+import { Mutex } from "../domain/mutex.ts";
 import { connectJetStream, type JetStream } from "../jetstream/connection.ts";
 import { StreamGone } from "../jetstream/ordered-reader.ts";
 import { startTracing } from "../telemetry/tracing.ts";
@@ -9,7 +10,7 @@ import { Fenced, LaneFailed, type LaneSpec, type LaneTools } from "./lane-spec.t
 import type { Attention } from "./module-functions.ts";
 import type { TableMirror } from "./tables.ts";
 import { openTools } from "./tools.ts";
-import { type FromWorker, Slot, type ToWorker, type WorkerSetup } from "./worker-protocol.ts";
+import { type FromWorker, MAX_WORKS, type ToWorker, Work, type WorkerSetup, WorkState } from "./worker-protocol.ts";
 
 /** A thread that runs lanes, with a connection to NATS of its own. */
 
@@ -32,6 +33,9 @@ const lanes = new Map<number, Lane>();
 /** Lanes that are not there yet, and whether they still shall be. */
 const opening = new Map<number, "wanted" | "unwanted">();
 const mirrors = new Map<string, TableMirror>();
+const turns = new Mutex();
+/** Places in the shared numbers that no event takes. */
+const freeWorks = Array.from({ length: MAX_WORKS }, (_, index) => index * Work.SIZE);
 const tracing = setup.tracing && (await startTracing(setup.tracing, log));
 const connecting: Promise<JetStream> = connectJetStream({ url: setup.natsUrl, log, connectTimeoutMs: 600_000 });
 
@@ -81,15 +85,25 @@ async function end(): Promise<void> {
 }
 
 async function toolsFor(js: JetStream, token: number, spec: LaneSpec): Promise<LaneTools> {
+  if (spec.record.functions.some(({ body }) => body.kind === "module")) outliveModules();
   const attention: Attention = {
+    turns: spec.careful ? turns : undefined,
     begin(partition, offset) {
-      shared[Slot.LANE] = token;
-      shared[Slot.PARTITION] = partition;
-      shared[Slot.OFFSET] = offset;
-      shared[Slot.BUSY] = 1;
-    },
-    end() {
-      shared[Slot.BUSY] = 0;
+      const at = freeWorks.pop();
+      if (at === undefined) return { wait: () => {}, end: () => {} };
+      shared[at + Work.LANE] = token;
+      shared[at + Work.PARTITION] = partition;
+      shared[at + Work.OFFSET] = offset;
+      shared[at + Work.STATE] = WorkState.CALLED;
+      return {
+        wait: () => {
+          shared[at + Work.STATE] = WorkState.WAITING;
+        },
+        end: () => {
+          shared[at + Work.STATE] = WorkState.NONE;
+          freeWorks.push(at);
+        },
+      };
     },
   };
   return openTools({
@@ -99,4 +113,14 @@ async function toolsFor(js: JetStream, token: number, spec: LaneSpec): Promise<L
     mirrors,
     attention,
   });
+}
+
+let outlives = false;
+
+/** What a module does after it has given its answer is no fault of any event, and ends no thread. */
+function outliveModules(): void {
+  if (outlives) return;
+  outlives = true;
+  for (const event of ["uncaughtException", "unhandledRejection"] as const)
+    process.on(event, (error: unknown) => log.warn({ err: error }, "a function failed after it had given its answer"));
 }

@@ -96,6 +96,8 @@ export async function createApp(options: AppOptions): Promise<App> {
     },
     interceptors,
     readMaxBytes: MAX_REQUEST_BYTES,
+    // A misspelt field, or an enum's word that is none, is no wish to have the default.
+    jsonOptions: { ignoreUnknownFields: false },
     shutdownSignal: options.shutdownSignal,
     mend: connectFailure,
     failed: noteConnectFailure,

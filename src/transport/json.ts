@@ -93,16 +93,49 @@ export function fromRestJson(schema: DescMessage, json: JsonObject): Message {
   try {
     return fromJson(schema, input);
   } catch (error) {
-    throw ofProtobuf(error as Error);
+    throw ofProtobuf(error as Error, faultyPath(schema, input, ""));
   }
 }
 
-/** protobuf's own refusal, `cannot decode field a.b.C.name from JSON: reason`, in the API's words. */
-function ofProtobuf(error: Error): ServiceError {
+/**
+ * protobuf's own refusal, `cannot decode field a.b.C.name from JSON: reason`, in the API's words.
+ *
+ * @param path of the field; undefined when it takes more than one field to be refused.
+ */
+function ofProtobuf(error: Error, path: string | undefined): ServiceError {
   const match = /^cannot decode (?:field|message) (\S+) from JSON: (.*)$/s.exec(error.message);
   const name = match?.[1]?.split(".").at(-1) ?? "body";
   const reason = match?.[2] ?? error.message;
-  return invalidArgument(camelCase(name.replace(/[^\w]/g, "")), reason);
+  return invalidArgument(path ?? camelCase(name.replace(/[^\w]/g, "")), reason);
+}
+
+/** The first field that protobuf refuses alone, which its own refusal names without its place. */
+function faultyPath(schema: DescMessage, input: JsonObject, path: string): string | undefined {
+  // In the order in which protobuf reads them.
+  for (const [name, value] of Object.entries(input)) {
+    const field = schema.fields.find(({ jsonName }) => jsonName === name)!;
+    if (value === null) continue;
+    const own = path + name;
+    const isList = field.fieldKind === "list";
+    const items = isList ? (value as JsonValue[]) : [value];
+    for (const [index, item] of items.entries()) {
+      const at = isList ? `${own}[${index}]` : own;
+      const isOurs = field.message && !field.message.typeName.startsWith("google.protobuf.");
+      const within = isOurs && field.fieldKind !== "map" && faultyPath(field.message, item as JsonObject, `${at}.`);
+      if (within) return within;
+      if (!isReadable(schema, { [field.jsonName]: isList ? [item] : item })) return at;
+    }
+  }
+  return undefined;
+}
+
+function isReadable(schema: DescMessage, input: JsonObject): boolean {
+  try {
+    fromJson(schema, input);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 const camelCase = (name: string): string => name.replace(/_([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
@@ -123,7 +156,11 @@ function readObject(schema: DescMessage, json: JsonObject, path: string): JsonOb
 function readValue(field: DescField, value: JsonValue, path: string): JsonValue {
   if (field.fieldKind === "list") {
     if (!Array.isArray(value)) throw invalidArgument(path, "must be an array");
-    return value.map((item, index) => readItem(field, item, `${path}[${index}]`));
+    return value.map((item, index) => {
+      if (item === null && field.listKind === "message" && field.message.typeName !== "google.protobuf.Value")
+        throw invalidArgument(`${path}[${index}]`, "must not be null");
+      return readItem(field, item, `${path}[${index}]`);
+    });
   }
   return readItem(field, value, path);
 }

@@ -120,7 +120,18 @@ describe("a REST failure", () => {
     ["GET", "/api/v1/streams?colour=1", undefined, "colour"],
     ["GET", "/api/v1/streams/x/events?consumerGroup=g&colour=1", undefined, "colour"],
     ["POST", "/api/v1/streams/x/events?colour=1", '{"value":1}', "colour"],
-  ])("of %s %s with the unknown field of %s names it", async (method, path, body, field) => {
+    ["POST", "/api/v1/processors", '{"operations":[{"predicate":"true"},{"type":"filter","x":1}]}', "operations[1].x"],
+    [
+      "POST",
+      "/api/v1/processors",
+      '{"operations":[{"predicate":"true"},{"duration":1.5}],"name":5}',
+      "operations[1].duration",
+    ],
+    ["POST", "/api/v1/processors", '{"operations":[{"predicate":"true"},{"predicate":1}]}', "operations[1].predicate"],
+    ["POST", "/api/v1/processors", '{"operations":[{"predicate":"true"},null]}', "operations[1]"],
+    ["POST", "/api/v1/processors", '{"operations":[{"type":"join"}]}', "operations[0].type"],
+    ["POST", "/api/v1/processors", '{"config":{"parallelism":"many"}}', "config.parallelism"],
+  ])("of %s %s with the unknown or wrong field of %s names it", async (method, path, body, field) => {
     const answer = await request(method, path, body);
     expect(answer.status).toBe(400);
     expect(answer.json().error).toMatchObject({ code: 1100, description: expect.stringContaining(field) });
@@ -190,6 +201,20 @@ describe("a REST failure", () => {
 describe("an RPC path", () => {
   const call = (path: string, headers: Record<string, string> = {}, body = "{}") =>
     rawRequest(service.url, "POST", path, body, headers);
+
+  test.each([
+    ["ProcessorService/CreateProcessor", { name: "p", source: "in", colour: 1 }, '"colour"'],
+    [
+      "ProcessorService/CreateProcessor",
+      { operations: [{ predicate: "true", onError: "fail" }] },
+      'ErrorPolicy from JSON: "fail"',
+    ],
+    ["StreamService/CreateStream", { name: "x", config: { ttl: 1 } }, '"ttl"'],
+  ])("refuses what JSON names and the schema doesn't: %s %j", async (path, body, named) => {
+    const answer = await call(`/millrace.v1.${path}`, {}, JSON.stringify(body));
+    expect(answer.status).toBe(400);
+    expect(answer.json()).toMatchObject({ code: "invalid_argument", message: expect.stringContaining(named) });
+  });
 
   test("answers a failure with an ErrorInfo of name and number", async () => {
     const request = JSON.stringify({ streamName: "nothing" });

@@ -14,6 +14,11 @@ const directory = mkdtempSync(join(tmpdir(), "millrace-hostile-"));
 const MODULE = `export default ({ value }) => {
   switch (value.bad) {
     case "endless": for (;;);
+    case "exit": process.exit(3);
+    case "later endless": return new Promise((resolve) => setTimeout(resolve, 10)).then(() => { for (;;); });
+    case "later throws": { setTimeout(() => { throw new Error("too late"); }, 10); return value; }
+    case "later rejects": { Promise.reject(new Error("too late")); return value; }
+    case "later": return new Promise((resolve) => setTimeout(resolve, 30, value));
     case "slow": { const end = Date.now() + 900; while (Date.now() < end); return null; }
     case "textless": throw Object.create(null);
     case "odd message": throw Object.assign(new Error(), { message: 7 });
@@ -149,6 +154,8 @@ test("event times that are none, far ahead, before 1970 or late are set aside", 
     ["", /event time is neither/],
     ["2001-01-01", /event time is neither/],
     ["2001-13-45T99:00:00Z", /event time is neither/],
+    ["2001-02-29T00:00:00Z", /event time is neither/],
+    ["2001-02-28T24:00:00Z", /event time is neither/],
     [null, /event time is neither/],
     [true, /event time is neither/],
     [[], /event time is neither/],
@@ -379,9 +386,56 @@ test("a module that throws, gives or does what it likes has its event set aside"
     "hostile toJSON": /no JSON of this/,
     deep: /stack|deep/,
     endless: /did not come to an end/,
+    exit: /did not come to an end/,
   };
   const hostile = Object.entries(reasons).map(([bad, reason]): Hostile => [{ bad }, reason]);
   const before = { n: 1 };
   const after = { n: 2 };
   await attack([{ type: "map", function: "strange" }], hostile, { before, after, results: [before, after] });
+});
+
+test("what a module does after it has given its answer changes nothing", async () => {
+  const { calls, publish, beside, processed, sink } = await underAttack([{ type: "map", function: "strange" }]);
+  const values = [{ bad: "later throws" }, { bad: "later rejects" }, { n: 1 }];
+  await publish(values);
+  await beside();
+  expect((await processed(3)).counters).toMatchObject({ emitted: 3, errors: 0 });
+  expect((await calls.readAll(sink)).map(({ value }) => value)).toEqual(values);
+});
+
+test("a module that holds its thread when its promise goes on has that event set aside, and no other", async () => {
+  const calls = new Calls(service.url);
+  const source = freshName("later");
+  await calls.ok("POST", "/streams", { name: source, partitions: 2 });
+  const { processorId: id } = await calls.ok<{ processorId: string }>("POST", "/processors", {
+    name: "later",
+    source,
+    sink: `${source}-out`,
+    operations: [{ type: "map", function: "strange" }],
+    config: { parallelism: 2 },
+  });
+  onTestFinished(async () => void (await calls.ok("DELETE", `/processors/${id}`)));
+  const later = Array.from({ length: 20 }, (_, n) => ({ partition: n % 2, value: { bad: "later", n } }));
+  await calls.publish(source, [...later, { partition: 0, value: { bad: "later endless" } }, ...later]);
+  await eventually("all processed", async () => (await calls.metrics(id)).metrics.eventsProcessed === 41, LIMIT_MS);
+  expect(await calls.readAll(`${source}-out`)).toHaveLength(40);
+  const { events } = await calls.ok<SideEventsAnswer>("GET", `/processors/${id}/sideEvents`);
+  expect(events).toEqual([expect.objectContaining({ partition: 0, offset: 10, value: { bad: "later endless" } })]);
+});
+
+test("events that open a thousand windows each are committed a few at a time, and a pause does not wait for all", async () => {
+  const { calls, id, publish, processed, beside } = await underAttack([
+    { type: "window", windowType: "hopping", duration: 1_000_000, advance: 1000, timestampField: "t", grace: 0 },
+    { type: "aggregate", aggregation: "count", groupBy: "k" },
+    { type: "filter", predicate: "value.count < 0" },
+  ]);
+  const count = 150;
+  await publish(Array.from({ length: count }, (_, n) => ({ t: 10_000_000, k: `${n}-${"k".repeat(500)}` })));
+  await processed(1);
+  const { status } = await calls.ok<{ status: string }>("POST", `/processors/${id}/pause`);
+  const { eventsProcessed, lag } = (await calls.metrics(id)).metrics;
+  expect([status, eventsProcessed + lag]).toEqual(["paused", count]);
+  await beside();
+  await calls.ok("POST", `/processors/${id}/resume`);
+  expect((await processed(count)).counters).toMatchObject({ late: 0, errors: 0 });
 });

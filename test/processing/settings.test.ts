@@ -52,6 +52,21 @@ test("modules in MILLRACE_FUNCTIONS_DIR are functions: a value, several, none, l
   expect(service.errors).toEqual([]);
 });
 
+test("a processor whose module can't be loaded has failed, and says why", async () => {
+  const directory = await directoryOf({ "broken.mjs": "export default (", "none.mjs": "export const value = 1;" });
+  await using nats = await startNats();
+  await using service = await startService(nats.url, { MILLRACE_FUNCTIONS_DIR: directory });
+  const calls = new Calls(service.url);
+  for (const [name, reason] of [
+    ["broken", 'the module of "broken" can\'t be loaded'],
+    ["none", 'the module of "none" has no default function'],
+  ]) {
+    const { id, status } = await create(calls, [{ type: "map", function: name }]);
+    expect(status).toBe("failed");
+    expect((await calls.metrics(id)).statusReason).toContain(reason);
+  }
+});
+
 test("a MILLRACE_FUNCTIONS_DIR that can't be read is told at the start", async () => {
   await using nats = await startNats();
   const missing = join(await directoryOf({}), "missing");

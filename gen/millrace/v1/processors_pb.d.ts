@@ -963,7 +963,7 @@ export declare type GetProcessorMetricsResponse = Message<"millrace.v1.GetProces
   metrics?: ProcessorMetrics | undefined;
 
   /**
-   * Open windows and the last closed ones, by their start; at most 100.
+   * Open windows and the last closed ones, by their start; at most 100. Of sessions, the open ones only.
    *
    * @generated from field: repeated millrace.v1.WindowMetrics windows = 4;
    */
@@ -2659,7 +2659,7 @@ export declare const ProcessorService: GenService<{
     output: typeof WatchMetricsResponseSchema;
   },
   /**
-   * The groups of one open or recently closed window with their values so far.
+   * The groups of one open or recently closed window with their values so far; of sessions, those that are open.
    *
    * @generated from rpc millrace.v1.ProcessorService.GetWindow
    */
