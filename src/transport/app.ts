@@ -15,7 +15,7 @@ import { accessInterceptor, askCallers, principalOf } from "./access.ts";
 import type { BodyBudget } from "./body-budget.ts";
 import { type Calls, noteConnectFailure, noteFailure } from "./calls.ts";
 import { corsOptions } from "./cors.ts";
-import { connectFailure, toConnectError, toServiceError } from "./errors.ts";
+import { connectFailure, statusFailure, toConnectError, toServiceError } from "./errors.ts";
 import { answers, ownRequestId } from "./every-answer.ts";
 import { type BytesCall, grpcUnary, type HotRpc, type UnaryImplementation } from "./grpc-unary.ts";
 import type { Mounted } from "./in-process.ts";
@@ -97,7 +97,8 @@ export async function createApp(options: AppOptions): Promise<App> {
     interceptors,
     readMaxBytes: MAX_REQUEST_BYTES,
     shutdownSignal: options.shutdownSignal,
-    mend: connectFailure,
+    mend: (req, code, message) => connectFailure(code, message, req.id),
+    refuse: (req, status, message, code) => statusFailure(status, message, req.id, code),
     failed: noteConnectFailure,
     hot: hotRpcs(options, log),
     contextValues: (req) =>
@@ -105,7 +106,7 @@ export async function createApp(options: AppOptions): Promise<App> {
         .set(requestIdKey, req.id)
         .set(principalKey, principalOf(req))
         .set(failedKey, (error) => noteFailure(req, error)),
-    toConnectError: (error) => toConnectError(toServiceError(error, "")),
+    toConnectError: (error, req) => toConnectError(toServiceError(error, req.id)),
   });
   await app.register(operatorPlugin, options.operator);
   await app.register(restPlugin, {
