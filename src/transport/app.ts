@@ -6,6 +6,7 @@ import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } 
 import type { Logger } from "pino";
 import { ConsumerGroupService } from "../../gen/millrace/v1/consumers_pb.js";
 import { EventService } from "../../gen/millrace/v1/events_pb.js";
+import { notSerializable } from "../domain/errors.ts";
 import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
 import { principalKey } from "../services/access.ts";
 import type { Identity } from "../services/identity.ts";
@@ -24,7 +25,7 @@ import { createListener, type ListenerOptions, type OnePortServer } from "./list
 import { type CallLog, createCallLog } from "./log.ts";
 import { OPERATOR_PATHS, type OperatorOptions, operatorPlugin } from "./operator.ts";
 import { holdToQuotas } from "./quotas.ts";
-import { answerFailure, clientError, frameworkError, type HotHandler, restPlugin } from "./rest.ts";
+import { answerFailure, clientError, frameworkError, type HotHandler, refuseConnect, restPlugin } from "./rest.ts";
 import { rpcPlugin } from "./rpc.ts";
 import { traceCalls } from "./traces.ts";
 import { validateInterceptor } from "./validation.ts";
@@ -75,14 +76,17 @@ export async function createApp(options: AppOptions): Promise<App> {
   app.decorateRequest("failedAs", undefined);
   app.addHook("onRequest", (req, reply, done) => {
     answers(reply, req);
+    const { httpVersion, headers } = req.raw;
+    const isHostless = httpVersion === "1.1" && headers.host === undefined;
     const begunAt = options.calls.begin();
     // One listener for all who wait for the end: they are a part of what the fastest calls cost.
     reply.raw.on("close", () => {
       options.calls.end(req, begunAt);
       options.bodies.end(req.raw);
     });
-    done();
+    done(isHostless ? notSerializable("HTTP/1.1 needs a Host header") : undefined);
   });
+  app.server.on("connect", refuseConnect);
   if (isTracing()) traceCalls(app as unknown as FastifyInstance);
   app.setErrorHandler(answerFailure(log));
   if (options.corsOrigins.length > 0) await app.register(cors, corsOptions(options.corsOrigins));

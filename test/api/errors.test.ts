@@ -115,6 +115,8 @@ describe("a REST failure", () => {
   test.each([
     ["POST", "/api/v1/streams", '{"name":"x","colour":1}', "colour"],
     ["POST", "/api/v1/streams", '{"name":"x","config":{"ttl":1}}', "config.ttl"],
+    ["POST", "/api/v1/streams", '{"name":"x","__proto__":{"partitions":2}}', "__proto__"],
+    ["POST", "/api/v1/streams", '{"name":"x","config":{"__proto__":{"maxBytes":5000}}}', "config.__proto__"],
     ["PATCH", "/api/v1/streams/x", '{"name":"x"}', "name"],
     ["POST", "/api/v1/streams/x/events", '{"value":1,"colour":1}', "colour"],
     ["POST", "/api/v1/streams/x/events/batch", '{"events":[{"value":1}],"colour":1}', "colour"],
