@@ -13,10 +13,16 @@ const TIME = /^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d
  * @throws ServiceError INVALID_OFFSET for what is neither a word, nor a whole number below 2^53, nor a time.
  */
 export function parsePosition(text: string): Position {
+  const position = positionOf(text);
+  if (position === undefined)
+    throw invalidOffset(`"${text}" is not earliest, latest, a whole number or a time such as 2026-01-31T12:00:00Z`);
+  return position;
+}
+
+/** The same; undefined for what is none. */
+export function positionOf(text: string): Position | undefined {
   if (text === "earliest" || text === "latest") return text;
   if (DIGITS.test(text) && Number.isSafeInteger(Number(text))) return Number(text);
   const timeMs = TIME.test(text) ? Date.parse(text) : Number.NaN;
-  if (Number.isNaN(timeMs))
-    throw invalidOffset(`"${text}" is not earliest, latest, a whole number or a time such as 2026-01-31T12:00:00Z`);
-  return { timeMs };
+  return Number.isNaN(timeMs) ? undefined : { timeMs };
 }

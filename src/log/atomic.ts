@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import type { Deadline } from "../domain/deadline.ts";
-import { ErrorCode, invalidArgument, ServiceError } from "../domain/errors.ts";
+import { ErrorCode, invalidArgument, partitionNotFound, ServiceError } from "../domain/errors.ts";
 import { type Ack, isRefused, type NewEvent, type RefusedEvent } from "../domain/event.ts";
 import { MAX_ATOMIC_BATCH_EVENTS } from "../domain/limits.ts";
 import { batchLines, findDuplicate, publishAtomic } from "../jetstream/atomic-batch.ts";
@@ -28,6 +28,12 @@ export async function appendAtomic(
   const faulty = events.findIndex(isRefused);
   if (faulty >= 0) return allFailed(events, faulty);
   const good = events as readonly NewEvent[];
+  const placeless = good.findIndex(({ partition }) => (partition ?? 0) >= stream.partitions);
+  if (placeless >= 0) {
+    const error = partitionNotFound(stream.name, good[placeless]!.partition!, stream.partitions);
+    return allFailed(withFault(good, placeless, error), placeless);
+  }
+  checkDistinctIds(good);
   const partition = commonPartition(appender, stream, good);
   const expected = expectedStart(good);
 
@@ -47,10 +53,7 @@ export async function appendAtomic(
       );
     } catch (error) {
       if (!(error instanceof ServiceError)) throw error;
-      return allFailed(
-        (good as readonly (NewEvent | RefusedEvent)[]).with(index, { eventId: event.eventId, error }),
-        index,
-      );
+      return allFailed(withFault(good, index, error), index);
     }
   }
   return publish(js, stream, partition, prepared, options.deadline);
@@ -105,6 +108,17 @@ async function earlierBatch(
   );
 }
 
+/** An id is stored once, so that two events of one id can't both be. */
+function checkDistinctIds(events: readonly NewEvent[]): void {
+  const first = new Map<string, number>();
+  for (const [index, { eventId }] of events.entries()) {
+    if (eventId === undefined) continue;
+    const other = first.get(eventId);
+    if (other !== undefined) throw invalidArgument(`events[${index}].eventId`, `is that of events[${other}] too`);
+    first.set(eventId, index);
+  }
+}
+
 function commonPartition(appender: Appender, stream: StreamRecord, events: readonly NewEvent[]): number {
   const named = events.filter(
     (event) => event.partition !== undefined || event.partitionKey !== undefined || event.key !== undefined,
@@ -137,6 +151,12 @@ function expectedStart(events: readonly NewEvent[]): number | undefined {
   if (start !== undefined && start < 0) throw invalidArgument("events", "the expected offsets can't hold together");
   return start;
 }
+
+const withFault = (
+  events: readonly (NewEvent | RefusedEvent)[],
+  index: number,
+  error: ServiceError,
+): (NewEvent | RefusedEvent)[] => events.with(index, { eventId: events[index]!.eventId, error });
 
 function allFailed(events: readonly (NewEvent | RefusedEvent)[], faulty: number): Outcome[] {
   const others = new ServiceError(

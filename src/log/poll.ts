@@ -1,18 +1,11 @@
 import { type Deadline, deadlineIn, msLeft, pauseUntil } from "../domain/deadline.ts";
-import {
-  ErrorCode,
-  groupNotFound,
-  invalidOffset,
-  partitionNotFound,
-  ServiceError,
-  streamNotFound,
-} from "../domain/errors.ts";
+import { ErrorCode, groupNotFound, invalidOffset, ServiceError, streamNotFound } from "../domain/errors.ts";
 import type { StoredEvent } from "../domain/event.ts";
 import { mapLimit } from "../domain/map-limit.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import type { Delivered } from "../jetstream/fetch.ts";
-import { partitionStates } from "../jetstream/partitions.ts";
-import type { Catalog } from "./catalog.ts";
+import { type PartitionState, partitionStates } from "../jetstream/partitions.ts";
+import type { Catalog, StreamRecord } from "./catalog.ts";
 import { type Claim, claim, type Reader } from "./claim.ts";
 import { decodeEvent, eventBytes } from "./decode.ts";
 import type { GroupPartition } from "./group-partition.ts";
@@ -73,8 +66,6 @@ export async function poll(
 ): Promise<PollResult> {
   const { stream } = group;
   const { reader } = options;
-  for (const index of reader.partitions ?? [])
-    if (index >= stream.partitions) throw partitionNotFound(stream.name, index, stream.partitions);
   const workMs = msLeft(options.deadline);
   let { seekTo } = options;
   let waitMs = options.waitMs;
@@ -152,6 +143,29 @@ class Changes {
   }
 }
 
+/**
+ * What the partitions that a poll is to move hold.
+ *
+ * @throws ServiceError INVALID_OFFSET when the offset is beyond the end of all, or before what some of them kept.
+ */
+export async function checkSeek(
+  js: JetStream,
+  stream: StreamRecord,
+  partitions: readonly number[],
+  offset: number,
+  deadline: Deadline,
+): Promise<PartitionState[]> {
+  const states = await partitionStates(js, stream, deadline);
+  const polled = partitions.map((partition) => states[partition]!);
+  const name = `"${stream.name}"`;
+  const end = Math.max(...polled.map((state) => state.endOffset));
+  if (offset > end)
+    throw invalidOffset(`offset ${offset} is above endOffset ${end} of the polled partitions of ${name}`);
+  const cut = polled.find((state) => offset < state.startOffset);
+  if (cut) throw invalidOffset(`offset ${offset} is below startOffset ${cut.startOffset} of ${name}/${cut.partition}`);
+  return polled;
+}
+
 /** Moves the position of all partitions; each ends at its end where the offset lies beyond. */
 async function seek(
   js: JetStream,
@@ -160,14 +174,8 @@ async function seek(
   offset: number,
   deadline: Deadline,
 ): Promise<void> {
-  const states = await partitionStates(js, group.stream, deadline);
-  const polled = partitions.map((partition) => states[partition.place.partition]!);
-  const name = `"${group.stream.name}"`;
-  const end = Math.max(...polled.map((state) => state.endOffset));
-  if (offset > end)
-    throw invalidOffset(`offset ${offset} is above endOffset ${end} of the polled partitions of ${name}`);
-  const cut = polled.find((state) => offset < state.startOffset);
-  if (cut) throw invalidOffset(`offset ${offset} is below startOffset ${cut.startOffset} of ${name}/${cut.partition}`);
+  const indexes = partitions.map(({ place }) => place.partition);
+  const polled = await checkSeek(js, group.stream, indexes, offset, deadline);
   await mapLimit(partitions, PARALLEL, (partition, index) =>
     partition.exclusive(async () => {
       await partition.seek(Math.min(offset, polled[index]!.endOffset), deadline);

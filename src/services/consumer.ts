@@ -14,7 +14,7 @@ import {
   DEFAULT_SUBSCRIBE_LIMIT,
 } from "../domain/limits.ts";
 import { groupNameFault } from "../domain/names.ts";
-import { type Position, parsePosition } from "../domain/position.ts";
+import { type Position, parsePosition, positionOf } from "../domain/position.ts";
 import type { Principal } from "../domain/principal.ts";
 import { parseResumeToken } from "../domain/resume-token.ts";
 import type { JetStream } from "../jetstream/connection.ts";
@@ -24,7 +24,7 @@ import type { Committer, EventPlace } from "../log/group-places.ts";
 import { GroupSource } from "../log/group-source.ts";
 import type { Groups } from "../log/groups.ts";
 import { type Nacked, type NackOptions, nack } from "../log/nack.ts";
-import { type PollResult, poll } from "../log/poll.ts";
+import { checkSeek, type PollResult, poll } from "../log/poll.ts";
 import { type ReadResult, readPartition, type StartOffset } from "../log/read.ts";
 import { SoloSource } from "../log/solo-source.ts";
 import { type Delivery, type Source, subscribe, Wake } from "../log/subscribe.ts";
@@ -82,7 +82,15 @@ export class Consumer {
     if (request.consumerId !== undefined) checkGroupName("consumerId", request.consumerId);
     const filter = this.#filter(request.filter);
     const stream = await this.#catalog.find(request.streamName, deadline);
+    for (const index of request.partition)
+      if (index >= stream.partitions) throw partitionNotFound(stream.name, index, stream.partitions);
     this.#quotas?.read(stream.name);
+    if (typeof start === "number" && !(await this.#groups.get(request.consumerGroup, stream, deadline))) {
+      // A poll that is refused makes no group.
+      const polled =
+        request.partition.length > 0 ? request.partition : Array.from({ length: stream.partitions }, (_, n) => n);
+      await checkSeek(this.#js, stream, polled, start, deadline);
+    }
     const group = await this.#groups.join(
       request.consumerGroup,
       stream,
@@ -243,8 +251,9 @@ export class Consumer {
 /** @throws ServiceError INVALID_OFFSET for what is neither a word nor a whole number below 2^53. */
 function parseOffset(text: string | undefined): StartOffset {
   if (text === undefined || text === "") return "earliest";
-  const position = parsePosition(text);
-  if (typeof position === "object") throw invalidOffset(`offset "${text}" is not earliest, latest or a whole number`);
+  const position = positionOf(text);
+  if (position === undefined || typeof position === "object")
+    throw invalidOffset(`offset "${text}" is not earliest, latest or a whole number below 2^53`);
   return position;
 }
 

@@ -78,9 +78,10 @@ export class Producer {
     const checked = events.map((event, index) => checkedEvent(event, index, request.idempotencyKey, trace));
     const options: AppendOptions = { deadline, gzip };
     this.#quotas?.publish(streamName, payloadBytes(checked));
-    const outcomes = request.atomic
+    const ends = request.atomic
       ? await appendAtomic(this.#js, this.#appender, stream, checked, options)
       : await this.#appender.appendAll(stream, checked, options);
+    const outcomes = ends.map(withPlace);
     let successCount = 0;
     let bytes = 0;
     for (const [index, outcome] of outcomes.entries()) {
@@ -186,6 +187,21 @@ function payloadBytes(events: readonly (EventFields | NewEvent | RefusedEvent)[]
 function payloadOf(event: EventFields | NewEvent): number {
   if ("payload" in event) return event.payload.length;
   return (event.data ?? event.value)?.length ?? 0;
+}
+
+/** A fault that only the stream could find is told by its field's place in the batch, as the others are. */
+function withPlace(outcome: Outcome, index: number): Outcome {
+  if (!isRefused(outcome)) return outcome;
+  const { code, message, details, httpStatus, cause } = outcome.error;
+  const field = details[0]?.field;
+  if (field === undefined || field.startsWith(`events[${index}]`)) return outcome;
+  const place = `events[${index}].`;
+  const error = new ServiceError(code, message.startsWith(`${field}: `) ? place + message : message, {
+    details: details.map((each) => ({ ...each, field: place + each.field })),
+    httpStatus,
+    cause,
+  });
+  return { eventId: outcome.eventId, error };
 }
 
 function checkedEvent(

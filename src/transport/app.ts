@@ -6,6 +6,7 @@ import Fastify, { type FastifyInstance } from "fastify";
 import type { Logger } from "pino";
 import { ConsumerGroupService } from "../../gen/millrace/v1/consumers_pb.js";
 import { EventService } from "../../gen/millrace/v1/events_pb.js";
+import { notSerializable } from "../domain/errors.ts";
 import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
 import { principalKey } from "../services/access.ts";
 import type { Identity } from "../services/identity.ts";
@@ -15,7 +16,7 @@ import { accessInterceptor, askCallers, principalOf } from "./access.ts";
 import type { BodyBudget } from "./body-budget.ts";
 import { type Calls, noteConnectFailure, noteFailure } from "./calls.ts";
 import { corsOptions } from "./cors.ts";
-import { connectFailure, toConnectError, toServiceError } from "./errors.ts";
+import { connectFailure, statusFailure, toConnectError, toServiceError } from "./errors.ts";
 import { answers, ownRequestId } from "./every-answer.ts";
 import { type BytesCall, grpcUnary, type HotRpc, type UnaryImplementation } from "./grpc-unary.ts";
 import type { Mounted } from "./in-process.ts";
@@ -24,7 +25,7 @@ import { createListener, type ListenerOptions, type OnePortServer } from "./list
 import { type CallLog, createCallLog } from "./log.ts";
 import { OPERATOR_PATHS, type OperatorOptions, operatorPlugin } from "./operator.ts";
 import { holdToQuotas } from "./quotas.ts";
-import { answerFailure, clientError, frameworkError, type HotHandler, restPlugin } from "./rest.ts";
+import { answerFailure, clientError, frameworkError, type HotHandler, refuseConnect, restPlugin } from "./rest.ts";
 import { rpcPlugin } from "./rpc.ts";
 import { traceCalls } from "./traces.ts";
 import { validateInterceptor } from "./validation.ts";
@@ -73,6 +74,8 @@ export async function createApp(options: AppOptions): Promise<App> {
   app.decorateRequest("failedAs", undefined);
   app.addHook("onRequest", (req, reply, done) => {
     answers(reply, req);
+    const { httpVersion, headers } = req.raw;
+    const isHostless = httpVersion === "1.1" && headers.host === undefined;
     const begunAt = options.calls.begin();
     // An answer to a caller that has gone: "close" says so too, and who waits for it.
     reply.raw.on("error", ignored);
@@ -81,8 +84,9 @@ export async function createApp(options: AppOptions): Promise<App> {
       options.calls.end(req, begunAt);
       options.bodies.end(req.raw);
     });
-    done();
+    done(isHostless ? notSerializable("HTTP/1.1 needs a Host header") : undefined);
   });
+  app.server.on("connect", refuseConnect);
   if (isTracing()) traceCalls(app as unknown as FastifyInstance);
   app.setErrorHandler(answerFailure(log));
   if (options.corsOrigins.length > 0) await app.register(cors, corsOptions(options.corsOrigins));
@@ -99,7 +103,8 @@ export async function createApp(options: AppOptions): Promise<App> {
     // A misspelt field, or an enum's word that is none, is no wish to have the default.
     jsonOptions: { ignoreUnknownFields: false },
     shutdownSignal: options.shutdownSignal,
-    mend: connectFailure,
+    mend: (req, code, message) => connectFailure(code, message, req.id),
+    refuse: (req, status, message, code) => statusFailure(status, message, req.id, code),
     failed: noteConnectFailure,
     broken: (req, rpc, err) => options.logger.error({ err, rpc, requestId: req.id }, "rpc failed"),
     hot: hotRpcs(options, log),
@@ -108,7 +113,7 @@ export async function createApp(options: AppOptions): Promise<App> {
         .set(requestIdKey, req.id)
         .set(principalKey, principalOf(req))
         .set(failedKey, (error) => noteFailure(req, error)),
-    toConnectError: (error) => toConnectError(toServiceError(error, "")),
+    toConnectError: (error, req) => toConnectError(toServiceError(error, req.id)),
   });
   await app.register(operatorPlugin, options.operator);
   await app.register(restPlugin, {

@@ -111,7 +111,21 @@ export function restErrorHeaders(error: ServiceError): Record<string, string> {
  * A failure of Connect's own in the service's form, under its own code; a message that can't be decoded, which Connect
  * calls internal, is the caller's fault.
  */
-export function connectFailure(code: Code, message: string): ConnectError {
+export function connectFailure(code: Code, message: string, requestId: string): ConnectError {
   if (message.startsWith("parse binary:")) return toConnectError(notSerializable(message));
-  return toConnectError(toServiceError(new ConnectError(message, code), ""), code);
+  return toConnectError(toServiceError(new ConnectError(message, code), requestId), code);
+}
+
+/** What Connect refuses by an HTTP status alone. @param code in place of the table's. */
+export function statusFailure(status: number, message: string, requestId: string, code?: Code): ConnectError {
+  switch (status) {
+    case 405:
+      return toConnectError(new ServiceError(ErrorCode.METHOD_NOT_ALLOWED, message), code);
+    case 415:
+      return toConnectError(notSerializable(message, 415), code);
+    case 505:
+      return toConnectError(new ServiceError(ErrorCode.NOT_FOUND, message), code);
+    default:
+      return toConnectError(internal(requestId, new Error(message)), code);
+  }
 }

@@ -140,6 +140,9 @@ function isReadable(schema: DescMessage, input: JsonObject): boolean {
 
 const camelCase = (name: string): string => name.replace(/_([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
 
+/** What must be there though protobuf can't tell its absence from 0: nothing is committed by a slip. */
+const NEEDED: Readonly<Record<string, readonly string[]>> = { "millrace.v1.PartitionOffset": ["partition"] };
+
 /** Checks names and numbers, and turns enum words into protobuf's names. */
 function readObject(schema: DescMessage, json: JsonObject, path: string): JsonObject {
   if (schema.typeName.startsWith("google.protobuf.")) return json;
@@ -150,6 +153,8 @@ function readObject(schema: DescMessage, json: JsonObject, path: string): JsonOb
     if (out[field.jsonName] !== undefined) throw invalidArgument(path + name, "is given twice");
     out[field.jsonName] = readValue(field, value, path + name);
   }
+  for (const name of NEEDED[schema.typeName] ?? [])
+    if ((out[name] ?? null) === null) throw invalidArgument(path + name, "is required");
   return out;
 }
 

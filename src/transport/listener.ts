@@ -83,11 +83,14 @@ export function createListener(handler: RequestHandler, options: ListenerOptions
       connectionsCheckingInterval: Math.min(5_000, Math.ceil(headersTimeoutMs / 4)),
       keepAlive: true, // TCP's own: finds peers that vanished while a stream waits
       keepAliveInitialDelay: 30_000,
+      requireHostHeader: false, // refused by the handler, in the form of its other refusals
       ServerResponse: Http1Answer as typeof http.ServerResponse,
     },
     handler,
   );
   server.maxConnections = options.maxConnections ?? 10_000;
+  // Of an expectation that is not 100-continue a server need not know (RFC 9110, 10.1.1); Node would answer without a word.
+  server.on("checkExpectation", (req, res) => server.emit("request", req, res));
   server.prependListener("request", (_req, res) => {
     if (!server.listening) res.shouldKeepAlive = false;
   });

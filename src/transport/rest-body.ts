@@ -5,7 +5,9 @@ import { notSerializable, type ServiceError } from "../domain/errors.ts";
 import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
 import { takeBodyBytes } from "./body-budget.ts";
 
-const INFLATERS: Record<string, (() => Transform) | undefined> = {
+type Inflater = Transform & { readonly bytesWritten: number };
+
+const INFLATERS: Record<string, (() => Inflater) | undefined> = {
   gzip: createGunzip,
   "x-gzip": createGunzip,
   deflate: createInflate,
@@ -44,6 +46,11 @@ function collect(source: NodeJS.ReadableStream, req: IncomingMessage, maxBytes: 
   return new Promise((resolve, reject) => {
     const chunks: Buffer[] = [];
     let length = 0;
+    let sent = 0;
+    if (source !== req)
+      req.on("data", (chunk: Buffer) => {
+        sent += chunk.length;
+      });
     const fail = (error: ServiceError) => {
       source.removeAllListeners("data");
       req.unpipe();
@@ -59,12 +66,20 @@ function collect(source: NodeJS.ReadableStream, req: IncomingMessage, maxBytes: 
       if (refusal) return fail(refusal);
       chunks.push(chunk);
     });
-    source.once("end", () => resolve(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, length)));
+    source.once("end", () => {
+      if (source !== req && goesOn(source as Inflater, req, sent))
+        return fail(notSerializable("the body goes on behind the end of what is compressed"));
+      resolve(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, length));
+    });
     source.once("error", (error) => fail(notSerializable(`the body can't be read: ${error.message}`)));
     req.once("close", () => {
       if (!req.readableEnded && !req.complete) fail(notSerializable("the body ended early"));
     });
   });
 }
+
+/** Whether bytes were sent that the inflater had no use for; only that of gzip finds them a fault. */
+const goesOn = ({ bytesWritten }: Inflater, req: IncomingMessage, sent: number): boolean =>
+  bytesWritten < Number(req.headers["content-length"] ?? sent);
 
 const tooLarge = (maxBytes: number): ServiceError => notSerializable(`the body is larger than ${maxBytes} bytes`, 413);

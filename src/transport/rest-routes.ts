@@ -75,11 +75,11 @@ export function decodeRequest(
   body: JsonValue | undefined,
 ): Message {
   const { input } = route.method;
-  const json: JsonObject = {};
+  let json: JsonObject = {};
   if (route.body === "*") {
     if (body !== undefined && (typeof body !== "object" || body === null || Array.isArray(body)))
       throw invalidArgument("body", "must be a JSON object");
-    Object.assign(json, body);
+    json = { ...body }; // and not assign(), which sets the prototype by a member of that name
   } else if (route.body && body !== undefined) json[route.body.jsonName] = body;
   for (const [name, text] of Object.entries(query)) {
     const field =

@@ -1,6 +1,7 @@
 import { isUtf8 } from "node:buffer";
 import { type IncomingHttpHeaders, STATUS_CODES } from "node:http";
 import type { Socket } from "node:net";
+import type { Duplex } from "node:stream";
 import type { JsonValue } from "@bufbuild/protobuf";
 import { Code, ConnectError, createContextValues, type Interceptor } from "@connectrpc/connect";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
@@ -119,9 +120,28 @@ export function clientError(error: NodeJS.ErrnoException, socket: Socket): void 
       : error.code === "ERR_HTTP_REQUEST_TIMEOUT"
         ? new ServiceError(ErrorCode.TIMEOUT, "the request did not come to its end in time", { httpStatus: 408 })
         : notSerializable("this is no HTTP request");
+  endWith(socket, failure);
+}
+
+/** CONNECT, which Node gives to no request handler. */
+export function refuseConnect(_req: unknown, socket: Duplex): void {
+  const allow = ["GET", "POST", "PUT", "PATCH", "DELETE"];
+  endWith(
+    socket,
+    new ServiceError(ErrorCode.METHOD_NOT_ALLOWED, "this is no proxy: CONNECT is not allowed", { allow }),
+  );
+}
+
+function endWith(socket: Duplex, failure: ServiceError): void {
   const body = JSON.stringify(restErrorBody(failure));
-  const head = `HTTP/1.1 ${failure.httpStatus} ${STATUS_CODES[failure.httpStatus]}\r\nContent-Type: application/json; charset=utf-8\r\n`;
-  socket.end(`${head}Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`);
+  const headers = {
+    "Content-Type": "application/json; charset=utf-8",
+    "Content-Length": Buffer.byteLength(body),
+    Connection: "close",
+    ...restErrorHeaders(failure),
+  };
+  const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
+  socket.end(`HTTP/1.1 ${failure.httpStatus} ${STATUS_CODES[failure.httpStatus]}\r\n${lines.join("")}\r\n${body}`);
 }
 
 /** A failure as REST's answer. */
@@ -193,9 +213,24 @@ function parseJson(body: Buffer): JsonValue {
   }
 }
 
-/** The query's parameters, each with its one text or its several. */
+/** The query's parameters, each with its one text or its several. @throws ServiceError INVALID_ARGUMENT. */
 export function queryOf(req: FastifyRequest): Record<string, string | string[]> {
+  const { url } = req;
+  const start = url.indexOf("?") + 1;
+  // The parser takes what is no encoding of UTF-8 as it stands: a name of such a kind would be another one in a path.
+  if (start > 0 && url.includes("%", start))
+    for (const part of url.slice(start).split("&"))
+      if (!isUriComponent(part)) throw invalidArgument(part.split("=", 1)[0]!, "is not UTF-8 in percent-encoding");
   return (req.query ?? {}) as Record<string, string | string[]>;
+}
+
+function isUriComponent(text: string): boolean {
+  try {
+    decodeURIComponent(text);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** Node's headers as the web's; the pseudo headers of HTTP/2 are left out. */

@@ -5,6 +5,7 @@
  * form, and its answer is written with regard to a slow, vanished, or over-eager caller.
  */
 import type { OutgoingHttpHeaders, ServerResponse } from "node:http";
+import { base64Decode } from "@bufbuild/protobuf/wire";
 import {
   Code,
   ConnectError,
@@ -37,7 +38,9 @@ export interface RpcPluginOptions extends ConnectRouterOptions {
   afterAnswer?: DiscardLimits;
   contextValues?: (req: FastifyRequest) => ContextValues;
   /** Gives failures of Connect's own, before any interceptor, the service's form. */
-  mend?: Mend;
+  mend?: (req: FastifyRequest, ...failure: Parameters<Mend>) => ConnectError;
+  /** The same for a request that Connect refuses by an HTTP status alone: 405, 415, 505. `code`: in place of its own. */
+  refuse?: (req: FastifyRequest, status: number, message: string, code?: Code) => ConnectError;
   /** Answers in place of Connect, by the RPC's path. */
   hot?: ReadonlyMap<string, HotRpc>;
   /** Is told of failures that no interceptor sees. */
@@ -45,7 +48,7 @@ export interface RpcPluginOptions extends ConnectRouterOptions {
   /** Is told of what Connect itself throws, which is a bug. */
   broken?: (req: FastifyRequest, rpc: string, error: unknown) => void;
   /** Form of what a Fastify hook throws before the call begins. Default: the code that fits its `statusCode`. */
-  toConnectError?: (error: unknown) => ConnectError;
+  toConnectError?: (error: unknown, req: FastifyRequest) => ConnectError;
 }
 
 // Ready-made: abort() without a reason builds a DOMException, stack and all, for each request.
@@ -62,7 +65,8 @@ export async function rpcPlugin(app: FastifyInstance, options: RpcPluginOptions)
     afterAnswer = AFTER_ANSWER,
     contextValues,
     hot,
-    mend,
+    mend = (_req, code, message) => new ConnectError(message, code),
+    refuse = (_req, status, message, code) => new ConnectError(message, code ?? codeOfStatus(status)),
     failed = () => {},
     broken = () => {},
     ...routerOptions
@@ -80,7 +84,7 @@ export async function rpcPlugin(app: FastifyInstance, options: RpcPluginOptions)
   app.addContentTypeParser("*", (_req, _payload, done) => done(null));
 
   app.setErrorHandler((error, req, reply) => {
-    const known = toConnectError(error);
+    const known = toConnectError(error, req);
     failed(req, known);
     const status = (error as { statusCode?: number }).statusCode;
     reply.hijack();
@@ -99,18 +103,20 @@ export async function rpcPlugin(app: FastifyInstance, options: RpcPluginOptions)
       const call = new Call(reply.raw);
       const body = new RequestBody(req.raw, isStream ? 0 : requestTimeoutMs);
       try {
+        const noted = (better: ConnectError) => {
+          failed(req, better);
+          return better;
+        };
+        if (!isDecodable(req)) {
+          const error = noted(mend(req, Code.InvalidArgument, "message is not base64"));
+          return await write(reply, refusal(undefined, error), call, body, afterAnswer);
+        }
         const request = universalRequest(req, body, call.signal, contextValues?.(req));
-        const own = await handler(request);
-        const answer = own.body ? own : refused(handler, req, own.status);
-        if (answer !== own) failed(req, new ConnectError(`HTTP ${own.status}`, codeOfStatus(own.status)));
-        const noted: Mend | undefined =
-          mend &&
-          ((code, message) => {
-            const better = mend(code, message);
-            failed(req, better);
-            return better;
-          });
-        await write(reply, noted ? await mended(answer, noted) : answer, call, body, afterAnswer);
+        const answer = await handler(request);
+        const better = answer.body
+          ? await mended(answer, (code, message) => noted(mend(req, code, message)))
+          : refused(handler, req, answer.status, (...why) => noted(refuse(req, answer.status, ...why)));
+        await write(reply, better, call, body, afterAnswer);
       } catch (error) {
         if (call.signal.aborted) return;
         broken(req, handler.requestPath, error);
@@ -125,7 +131,7 @@ export async function rpcPlugin(app: FastifyInstance, options: RpcPluginOptions)
   app.all(RPC_PATHS, async (req, reply) => {
     reply.hijack();
     const path = req.url.split("?", 1)[0];
-    const unknown = new ConnectError(`no such method: ${path}`, Code.Unimplemented);
+    const unknown = mend(req, Code.Unimplemented, `no such method: ${path}`);
     failed(req, unknown);
     const body = new RequestBody(req.raw);
     await write(reply, refusal(req.headers["content-type"], unknown, 404), new Call(reply.raw), body, afterAnswer);
@@ -175,13 +181,29 @@ function universalRequest(
   };
 }
 
+/** Whether the message in the URL of a GET is base64 where it says so: Connect would take another for a fault of its own. */
+function isDecodable(req: FastifyRequest): boolean {
+  if (req.method !== "GET") return true;
+  const query = new URLSearchParams(req.url.split("?")[1]);
+  try {
+    if (query.get("base64") === "1") base64Decode(query.get("message") ?? "");
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /** Connect answers a wrong HTTP method, content type or version with a bare status: clients would have to guess. */
-function refused(handler: UniversalHandler, req: FastifyRequest, status: number): UniversalServerResponse {
+function refused(
+  handler: UniversalHandler,
+  req: FastifyRequest,
+  status: number,
+  refuse: (message: string, code?: Code) => ConnectError,
+): UniversalServerResponse {
   const contentType = req.headers["content-type"];
-  const say = (message: string) => {
-    const isGrpc = contentType?.startsWith("application/grpc");
-    return refusal(contentType, new ConnectError(message, isGrpc ? Code.Unimplemented : codeOfStatus(status)), status);
-  };
+  const isGrpc = contentType?.startsWith("application/grpc");
+  const say = (message: string) =>
+    refusal(contentType, isGrpc ? refuse(message, Code.Unimplemented) : refuse(message), status);
   switch (status) {
     case 405: {
       const answer = say(`${req.method} is not allowed: use ${handler.allowedMethods.join(" or ")}`);
@@ -189,11 +211,7 @@ function refused(handler: UniversalHandler, req: FastifyRequest, status: number)
       return answer;
     }
     case 415: {
-      // Of a caller that sends, say, an image, not even the protocol is known: the bare status is Connect's form for it.
-      const isKnown = contentType === undefined || contentType.startsWith("application/");
-      const answer = isKnown
-        ? say(`content type "${contentType ?? ""}" is not supported`)
-        : { status, header: new Headers() };
+      const answer = say(`content type "${(contentType ?? "").slice(0, 100)}" is not supported`);
       answer.header?.set("accept-post", "application/json, application/proto, application/grpc, application/grpc-web");
       return answer;
     }

@@ -68,7 +68,11 @@ describe.each(protocols)("a batch over $name", ({ connect, isRest }) => {
     }
     expect(results[1]!.error!.details).toContainEqual(expect.objectContaining({ field: "events[1].value" }));
     expect(results[2]!.error!.details).toContainEqual(expect.objectContaining({ field: "events[2].key" }));
-    expect(results[6]!.error!.details).toContainEqual(expect.objectContaining({ endOffset: expect.any(Number) }));
+    expect(results[5]!.error!.description).toMatch(/^events\[5\]\.partition: /);
+    expect(results[5]!.error!.details).toContainEqual(expect.objectContaining({ field: "events[5].partition" }));
+    expect(results[6]!.error!.details).toContainEqual(
+      expect.objectContaining({ field: "events[6].expectedOffset", endOffset: expect.any(Number) }),
+    );
     expect((await api.getStream(stream)).totalMessages).toBe(2);
   });
 
@@ -203,6 +207,7 @@ describe.each(protocols)("a batch over $name", ({ connect, isRest }) => {
 
     test.each<[string, NewEvent]>([
       ["has no payload", { key: "k" }],
+      ["names a partition that is none", { partition: 7, value: 1 }],
       ["is too large", { key: "k", value: "x".repeat(200) }],
       ["is no JSON as it says", { key: "k", data: Uint8Array.of(0x7b), contentType: "application/json" }],
     ])("stores nothing when an event %s", async (_what, bad) => {
@@ -238,6 +243,15 @@ describe.each(protocols)("a batch over $name", ({ connect, isRest }) => {
       const again = await api.publishBatch(stream, events, atomic);
       expect(again.results).toEqual(first.results.map((result) => ({ ...result, duplicate: true })));
       expect((await api.getStream(stream)).totalMessages).toBe(3);
+    });
+
+    test("in which an id comes twice is refused", async () => {
+      const stream = await streamOf();
+      const events = ["a", "b", "a"].map((eventId) => ({ eventId, value: eventId }));
+      const failure = await failureOf(api.publishBatch(stream, events, atomic));
+      expect(failure).toMatchObject(invalid);
+      expect(failure.details[0]).toMatchObject({ field: "events[2].eventId" });
+      expect((await api.getStream(stream)).totalMessages).toBe(0);
     });
 
     test("in which only some ids are new is refused", async () => {

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type Api, failureOf, type PollAnswer, protocols } from "../support/clients.ts";
+import { type Api, failureOf, type PollAnswer, protocols, rawRequest } from "../support/clients.ts";
 import { freshName, startService, type TestService, useService } from "../support/service.ts";
 import { eventually } from "../support/wait.ts";
 
@@ -93,6 +93,21 @@ describe.each(protocols)("offsets over $name", ({ connect, isRest }) => {
       const stream = await streamOf(3);
       await api.poll(stream, "g", now);
       expect(await failureOf(api.commit("g", [{ stream, partition: 0, offset }]))).toMatchObject(badOffset);
+    });
+
+    test.runIf(isRest)("that names no partition is refused", async () => {
+      const stream = await streamOf(3);
+      await api.poll(stream, "g", now);
+      for (const entry of [
+        { stream, offset: 0 },
+        { stream, partition: null, offset: 0 },
+      ]) {
+        const body = JSON.stringify({ offsets: [entry] });
+        const answer = await rawRequest(service.url, "POST", "/api/v1/consumers/g/commit", body);
+        expect(answer.status).toBe(400);
+        expect(answer.json().error).toMatchObject({ code: 1100, details: [{ field: "offsets[0].partition" }] });
+      }
+      expect(placesOf(await api.poll(stream, "g", now))).toEqual([[0, 3, 0, undefined]]);
     });
 
     test("of a negative offset is refused", async () => {

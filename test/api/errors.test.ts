@@ -1,5 +1,8 @@
 import { readFileSync } from "node:fs";
 import { fromBinary } from "@bufbuild/protobuf";
+import { ConnectError } from "@connectrpc/connect";
+import { errorFromJsonBytes } from "@connectrpc/connect/protocol-connect";
+import { findTrailerError } from "@connectrpc/connect/protocol-grpc";
 import { describe, expect, test } from "vitest";
 import { ErrorInfoSchema } from "../../gen/google/rpc/error_details_pb.js";
 import { ErrorCode, errorRule } from "../../src/domain/errors.ts";
@@ -112,6 +115,8 @@ describe("a REST failure", () => {
   test.each([
     ["POST", "/api/v1/streams", '{"name":"x","colour":1}', "colour"],
     ["POST", "/api/v1/streams", '{"name":"x","config":{"ttl":1}}', "config.ttl"],
+    ["POST", "/api/v1/streams", '{"name":"x","__proto__":{"partitions":2}}', "__proto__"],
+    ["POST", "/api/v1/streams", '{"name":"x","config":{"__proto__":{"maxBytes":5000}}}', "config.__proto__"],
     ["PATCH", "/api/v1/streams/x", '{"name":"x"}', "name"],
     ["POST", "/api/v1/streams/x/events", '{"value":1,"colour":1}', "colour"],
     ["POST", "/api/v1/streams/x/events/batch", '{"events":[{"value":1}],"colour":1}', "colour"],
@@ -230,23 +235,59 @@ describe("an RPC path", () => {
     });
   });
 
+  /** The ErrorInfo of a refusal, whichever protocol it came in. */
+  const infoOf = ({ headers, text }: Awaited<ReturnType<typeof call>>) => {
+    const error =
+      findTrailerError(new Headers({ ...headers } as Record<string, string>)) ??
+      errorFromJsonBytes(Buffer.from(text), undefined, new ConnectError("is no error"));
+    return error.findDetails(ErrorInfoSchema)[0];
+  };
+
   test.each([
     "/millrace.v1.EventService/Nothing",
     "/millrace.v1.Nothing/Publish",
     "/millrace.v1.EventService/Publish/x",
-  ])("%s, which is none, is unimplemented in the caller's form", async (path) => {
+  ])("%s, which is none, is unimplemented in the caller's form, 1108", async (path) => {
+    const unknown = { reason: "NOT_FOUND", metadata: { code: "1108" } };
     const connect = await call(path, {});
     expect(connect.status).toBe(404);
     expect(connect.json<{ code: string }>().code).toBe("unimplemented");
-    const grpcWeb = await call(path, { "content-type": "application/grpc-web+proto" });
-    expect(grpcWeb.status).toBe(200);
-    expect(grpcWeb.headers["grpc-status"]).toBe("12");
+    expect(infoOf(connect)).toMatchObject(unknown);
+    for (const type of ["application/grpc-web+proto", "application/grpc"]) {
+      const grpc = await call(path, { "content-type": type });
+      expect(grpc.status).toBe(200);
+      expect(grpc.headers["grpc-status"]).toBe("12");
+      expect(infoOf(grpc)).toMatchObject(unknown);
+    }
   });
 
-  test("takes no GET where the call has effects", async () => {
+  test("takes no GET where the call has effects: 1109", async () => {
     const answer = await rawRequest(service.url, "GET", "/millrace.v1.EventService/Publish");
     expect(answer.status).toBe(405);
     expect(answer.headers.allow).toBe("POST");
+    expect(answer.json<{ code: string }>().code).toBe("unimplemented");
+    expect(infoOf(answer)).toMatchObject({ reason: "METHOD_NOT_ALLOWED", metadata: { code: "1109" } });
+  });
+
+  test.each(["text/plain", "application/xml", "image/png"])("takes no %s: 1004", async (type) => {
+    const answer = await call("/millrace.v1.EventService/Publish", { "content-type": type });
+    expect(answer.status).toBe(415);
+    expect(answer.headers["accept-post"]).toContain("application/json");
+    expect(answer.json<{ code: string }>().code).toBe("invalid_argument");
+    expect(infoOf(answer)).toMatchObject({ reason: "SERIALIZATION_ERROR", metadata: { code: "1004" } });
+  });
+
+  test.each([
+    ["no base64", "base64=1&message=!!!"],
+    ["no JSON", "message=%7B"],
+    ["not compressed as it says", "base64=1&compression=gzip&message=e30"],
+    ["missing", ""],
+  ])("of a GET whose message is %s answers 1004", async (_what, query) => {
+    const path = `/millrace.v1.StreamService/GetStream?connect=v1&encoding=json&${query}`;
+    const answer = await rawRequest(service.url, "GET", path);
+    expect(answer.status).toBe(400);
+    expect(answer.json<{ code: string }>().code).toBe("invalid_argument");
+    expect(infoOf(answer)?.metadata.code).toBe("1004");
   });
 
   test.each([

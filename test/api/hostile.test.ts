@@ -295,6 +295,18 @@ const TABLE: readonly (readonly [what: string, make: (pick: Pick, seed: number) 
     (pick) => get(`${STREAMS}/${pick(["%", "%zz", "%c0%80", "%ff", "%E0%A4%A", "a%00b", "%2e%2e%2fx", "%25"])}`),
   ],
   [
+    "a parameter that is badly encoded",
+    (pick) =>
+      get(
+        pick([
+          `${EVENTS}?timeout=0&consumerGroup=${pick(["%", "%zz", "%c0%80", "%ff", "%ed%a0%80"])}`,
+          `${POLL}&filter=%ff`,
+          `${STREAMS}?prefix=%`,
+          `${STREAMS}?%ff=1`,
+        ]),
+      ),
+  ],
+  [
     "a hostile path",
     (pick) =>
       get(
@@ -370,6 +382,20 @@ const TABLE: readonly (readonly [what: string, make: (pick: Pick, seed: number) 
       ...json(EVENTS, gzipSync(JSON.stringify({ value: "x".repeat(pick([10, 1000, 100_000])) })).subarray(0, -9)),
       headers: { "content-type": "application/json", "content-encoding": "gzip" },
     }),
+  ],
+  [
+    "a compressed body that goes on behind its end",
+    (pick) => {
+      const compress = pick([gzipSync, deflateSync, brotliCompressSync, zstdCompressSync]);
+      const encoding = { [gzipSync.name]: "gzip", [deflateSync.name]: "deflate", [brotliCompressSync.name]: "br" };
+      return {
+        ...json(
+          EVENTS,
+          Buffer.concat([compress('{"value":1}'), Buffer.from(pick(["x", "garbage", "\u0001".repeat(70_000)]))]),
+        ),
+        headers: { "content-type": "application/json", "content-encoding": encoding[compress.name] ?? "zstd" },
+      };
+    },
   ],
   ["a compression bomb", (pick) => ({ ...json(pick([EVENTS, BATCH, STREAMS]), new Uint8Array(0)), ...pick(BOMBS) })],
   [
@@ -623,6 +649,21 @@ describe("bytes that are no request", () => {
     const text = await exchange(bytes);
     if (text !== "") expect(text).toMatch(/^HTTP\/1\.1 4\d\d /);
     expect(text).not.toMatch(/^x-injected/im);
+    await expectServing();
+  });
+
+  test.each([
+    ["no host", "GET /api/v1/streams HTTP/1.1\r\n\r\n", 400, 1004],
+    ["no host for an RPC", "GET /millrace.v1.StreamService/ListStreams HTTP/1.1\r\n\r\n", 400, undefined],
+    ["a method for proxies", `CONNECT x:80 HTTP/1.1\r\n${host}\r\n`, 405, 1109],
+    ["an unknown expectation", `GET /nothing HTTP/1.1\r\n${host}Expect: x\r\n\r\n`, 404, 1108],
+  ])("%s: the answer is an error of the table", async (_what, bytes, status, code) => {
+    const text = await exchange(bytes);
+    expect(text).toMatch(new RegExp(`^HTTP/1\\.1 ${status} `));
+    if (status === 405) expect(text).toMatch(/^Allow: /im);
+    const body = JSON.parse(text.slice(text.indexOf("\r\n\r\n"))) as { error?: { code: number }; code?: string };
+    expect(body.error?.code).toBe(code);
+    if (code === undefined) expect(body.code).toBe("invalid_argument");
     await expectServing();
   });
 

@@ -148,6 +148,18 @@ describe.each(protocols)("groups over $name", ({ connect, isRest }) => {
         expect(valuesOf(await api.poll(stream, "g", now))).toEqual([1, 2]);
       });
 
+      test.each([
+        ["beyond the end", { offset: 100 }],
+        ["of a partition that is none", { partition: [3] }],
+      ])("that is refused, %s, makes no group", async (_what, options) => {
+        const stream = await streamOf(3);
+        await failureOf(api.poll(stream, stream, { ...now, ...options }));
+        const noGroup = { code: 1003, name: "CONSUMER_GROUP_NOT_FOUND" };
+        const failure = await failureOf(api.commit(stream, [{ stream, partition: 0, offset: 0 }]));
+        expect(failure).toMatchObject(noGroup);
+        expect(valuesOf(await api.poll(stream, stream, { ...now, offset: 1 }))).toEqual([1, 2]);
+      });
+
       test("looks at the polled partitions only", async () => {
         const stream = await streamOf(5, 1);
         expect(await failureOf(api.poll(stream, "g", { ...now, offset: 3, partition: [1] }))).toMatchObject(badOffset);
