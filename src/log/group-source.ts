@@ -29,8 +29,17 @@ interface Held {
   readonly reader: PartitionReader;
   /** Where handing out resumed at the last look, to see it move. */
   resume: number;
-  /** When what was sent up to an offset was sent, oldest first. */
-  readonly sent: { upTo: number; atMs: number }[];
+  /** What was sent and is not known to be committed, oldest first; what a filter left out lies between. */
+  readonly sent: Sent[];
+}
+
+/** Events in a row. */
+interface Sent {
+  readonly from: number;
+  /** Exclusive. */
+  upTo: number;
+  /** When they had reached the caller's connection; undefined until then. */
+  atMs: number | undefined;
 }
 
 const REQUEST_MS = 5000;
@@ -120,7 +129,8 @@ export class GroupSource implements Source {
 
   room(): number {
     let uncommitted = 0;
-    for (const { partition, reader } of this.#held.values()) uncommitted += Math.max(0, reader.next - partition.resume);
+    for (const { partition, sent } of this.#held.values())
+      for (const { from, upTo } of sent) uncommitted += Math.max(0, upTo - Math.max(from, partition.resume));
     return Math.max(0, this.#options.maxUncommitted - uncommitted);
   }
 
@@ -134,6 +144,15 @@ export class GroupSource implements Source {
     return handedOut.map(({ event }) => event);
   }
 
+  sends(events: readonly StoredEvent[]): void {
+    for (const { partition, offset } of events) {
+      const { sent } = this.#held.get(partition)!;
+      const last = sent.at(-1);
+      if (last?.upTo === offset && last.atMs === undefined) last.upTo = offset + 1;
+      else sent.push({ from: offset, upTo: offset + 1, atMs: undefined });
+    }
+  }
+
   async sent(): Promise<void> {
     const now = performance.now();
     if (this.#options.autoCommit) {
@@ -142,10 +161,8 @@ export class GroupSource implements Source {
       if (now - this.#committedAt >= AUTO_COMMIT_MS) await this.#commit();
       return;
     }
-    for (const { reader, partition, sent } of this.#held.values()) {
-      const upTo = Math.max(sent.at(-1)?.upTo ?? 0, partition.resume);
-      if (reader.next > upTo) sent.push({ upTo: reader.next, atMs: now });
-    }
+    for (const { sent } of this.#held.values())
+      for (let i = sent.length - 1; i >= 0 && sent[i]!.atMs === undefined; i--) sent[i]!.atMs = now;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -232,22 +249,26 @@ export class GroupSource implements Source {
       sent.length = 0;
     }
     held.resume = resume;
-    while (sent.length > 0 && sent[0]!.upTo <= resume) sent.shift();
-    if (sent.length > 0 && performance.now() - sent[0]!.atMs >= this.#group.record.ackWaitMs) {
+    dropCommitted(sent, resume);
+    const sentAt = sent[0]?.atMs;
+    if (sentAt !== undefined && performance.now() - sentAt >= this.#group.record.ackWaitMs) {
       await this.#countFailures(held);
       reader.move(partition.resume);
       sent.length = 0;
     }
-    const { resume: next } = partition;
+    dropCommitted(sent, partition.resume);
+    // Nothing waits for what a filter left out.
+    const next = sent.length > 0 ? Math.max(sent[0]!.from, partition.resume) : Math.max(reader.next, partition.resume);
     const end = partition.isLastChance(next) ? next + 1 : Number.POSITIVE_INFINITY;
     reader.restrict((offset) => partition.isPassed(offset), end);
   }
 
   /** What was sent and is not committed was sent in vain. */
-  async #countFailures({ partition, reader }: Held): Promise<void> {
-    if (!partition.place.deadLetters) return;
+  async #countFailures({ partition, sent }: Held): Promise<void> {
+    const last = sent.at(-1);
+    if (!partition.place.deadLetters || !last) return;
     try {
-      await partition.exclusive(() => partition.countFailures(reader.next, deadlineIn(REQUEST_MS)));
+      await partition.exclusive(() => partition.countFailures(last.upTo, deadlineIn(REQUEST_MS)));
     } catch (error) {
       if (!(error instanceof ServiceError)) throw error;
       this.#changed ||= error.code === ErrorCode.NOT_PARTITION_OWNER;
@@ -270,6 +291,11 @@ export class GroupSource implements Source {
       }
     });
   }
+}
+
+function dropCommitted(sent: Sent[], resume: number): void {
+  const kept = sent.findIndex(({ upTo }) => upTo > resume);
+  sent.splice(0, kept < 0 ? sent.length : kept);
 }
 
 /** What a later try gets over. */

@@ -100,6 +100,8 @@ export class SoloSource implements Source {
     return [];
   }
 
+  sends(): void {}
+
   async sent(): Promise<void> {}
 
   async [Symbol.asyncDispose](): Promise<void> {

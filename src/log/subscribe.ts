@@ -49,7 +49,9 @@ export interface Source extends AsyncDisposable {
   room(): number;
   /** Returned events that are due, to be sent apart from what the readers give. */
   takeReturned(): Promise<StoredEvent[]>;
-  /** All that the readers have given has reached the caller's connection. */
+  /** These of the readers' events are sent next; what else they gave was left out by a filter. */
+  sends(events: readonly StoredEvent[]): void;
+  /** All that was to be sent has reached the caller's connection. */
   sent(): Promise<void>;
   readonly hasPositions: boolean;
 }
@@ -121,6 +123,7 @@ export async function* subscribe(
           : undefined;
         const delivery = { events, assignment, caughtUp: now, heartbeat, positions };
         heartbeatAt = deadlineIn(heartbeatMs);
+        source.sends(events);
         yield delivery;
         await source.sent();
       } else {
@@ -173,5 +176,6 @@ function take(
       return true;
     });
   }
-  return { events, more: passed >= FILTERED_AT_ONCE };
+  // What was left out may have been all that the source let its readers give.
+  return { events, more: passed > 0 };
 }
