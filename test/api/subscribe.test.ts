@@ -1,9 +1,13 @@
+import { createClient } from "@connectrpc/connect";
+import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect-node";
+import { createGrpcWebTransport } from "@connectrpc/connect-web";
 import { expect, test } from "vitest";
+import { EventService } from "../../gen/millrace/v1/events_pb.js";
 import { protocols } from "../support/clients.ts";
 import { freshName, startService, useService } from "../support/service.ts";
 import { subscribers } from "../support/subscribers.ts";
 import { describeSubscribing, newStream, Reading, SUBSCRIBING_ENV } from "../support/subscribing.ts";
-import type { SubscriptionFailure } from "../support/told.ts";
+import { failedWith, type SubscriptionFailure } from "../support/told.ts";
 import { eventually } from "../support/wait.ts";
 
 const service = useService(SUBSCRIBING_ENV);
@@ -37,3 +41,26 @@ test("a gateway that is killed or drained frees its streams' partitions for thos
   expect((there.failure as SubscriptionFailure).code).toBe(1107);
   await here.until("both again", ({ assigned }) => assigned?.length === 2);
 });
+
+test.each([
+  ["Connect", (baseUrl: string) => createConnectTransport({ baseUrl, httpVersion: "2" }), "connect-timeout-ms", "300"],
+  ["gRPC", (baseUrl: string) => createGrpcTransport({ baseUrl }), "grpc-timeout", "300m"],
+  ["gRPC-Web", (baseUrl: string) => createGrpcWebTransport({ baseUrl }), "grpc-timeout", "300m"],
+] as const)(
+  "a subscription over %s ends as TIMEOUT at the caller's deadline",
+  async (_name, connect, header, value) => {
+    await using api = rest.connect(service.url);
+    const streamName = await newStream(api, 1, 1);
+    const consumerGroup = freshName();
+    // Not by the client's own deadline, which would come first.
+    const answers = createClient(EventService, connect(service.url)).subscribe(
+      { streamName, consumerGroup },
+      { headers: { [header]: value } },
+    );
+    const read = async () => {
+      for await (const _ of answers);
+    };
+    expect(await read().then(() => "ended well", failedWith)).toBe(1006);
+    await eventually("its member has left", async () => (await api.getConsumerGroup(consumerGroup)).state === "empty");
+  },
+);
