@@ -3,7 +3,7 @@ import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect
 import { createGrpcWebTransport } from "@connectrpc/connect-web";
 import { expect, test } from "vitest";
 import { EventService } from "../../gen/millrace/v1/events_pb.js";
-import { protocols } from "../support/clients.ts";
+import { failureOf, protocols } from "../support/clients.ts";
 import { freshName, startService, useService } from "../support/service.ts";
 import { subscribers } from "../support/subscribers.ts";
 import { describeSubscribing, newStream, Reading, SUBSCRIBING_ENV } from "../support/subscribing.ts";
@@ -26,6 +26,22 @@ test("a second stream of one name ends the first", async () => {
   await eventually("the end of the first", () => first.failure !== undefined);
   expect((first.failure as SubscriptionFailure).code).toBe(1103);
   await second.until("what was not committed", ({ values }) => values.length === 4);
+});
+
+test.each(protocols)("a stream ends the poll of its name that waits over $name", async ({ connect, isRest }) => {
+  await using api = connect(service.url);
+  const stream = await newStream(api, 2, 0);
+  const consumerGroup = freshName();
+  const waiting = failureOf(api.poll(stream, consumerGroup, { consumerId: "same", timeout: 20_000 }));
+  await eventually("it waits", async () => {
+    const group = await api.getConsumerGroup(consumerGroup).catch(() => undefined);
+    return group?.state === "stable";
+  });
+  await using reading = new Reading(subscribers[4]!, service.url, stream, { consumerGroup, consumerId: "same" });
+  expect(await waiting).toMatchObject({ code: 1103, httpOrGrpcStatus: isRest ? 409 : 10 });
+  await reading.until("both", ({ assigned }) => assigned?.length === 2);
+  await api.publish(stream, { value: 1 });
+  await reading.until("an event", ({ values }) => values.length === 1);
 });
 
 test("a gateway that is killed or drained frees its streams' partitions for those of another", async () => {

@@ -198,6 +198,18 @@ export function describeSubscribing(subscribers: readonly Subscriber[], service:
       for (const reading of [alone, member]) expect((reading.failure as SubscriptionFailure).code).toBe(1001);
     });
 
+    test("ends when its member is taken out by name", async () => {
+      await using api = rest.connect(service.url);
+      const stream = await newStream(api, 1, 0);
+      const consumerGroup = freshName();
+      await using reading = new Reading(by, service.url, stream, { consumerGroup, consumerId: "a" });
+      await reading.until("its share", ({ assigned }) => assigned?.length === 1);
+      expect(await api.leave(consumerGroup, "a")).toEqual({ streams: [stream] });
+      await eventually("the end", () => reading.failure !== undefined);
+      expect((reading.failure as SubscriptionFailure).code).toBe(1103);
+      expect(await api.getConsumerGroup(consumerGroup)).toMatchObject({ state: "empty" });
+    });
+
     test("refuses what can't be read", async () => {
       await using api = rest.connect(service.url);
       const stream = await newStream(api, 1, 1);
