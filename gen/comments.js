@@ -77,7 +77,7 @@ export const comments = {
   "millrace.v1.ConsumerGroupService.DeleteConsumerGroup": "Removes a group, or what it keeps of one stream. Its members, if any, are refused from then on or begin anew.",
   "millrace.v1.ConsumerGroupService.GetConsumerGroup": "One group: its members, positions, committed offsets and lag in every stream that it reads.",
   "millrace.v1.ConsumerGroupService.Heartbeat": "Says that a member is alive, when it works on its events for longer than the session timeout. Commits nothing.",
-  "millrace.v1.ConsumerGroupService.Leave": "Takes a member out, which frees its partitions at once.",
+  "millrace.v1.ConsumerGroupService.Leave": "Takes a member out, which frees its partitions at once. A subscription that it has open ends as NOT_PARTITION_OWNER.",
   "millrace.v1.ConsumerGroupService.ListConsumerGroups": "The groups there are, in order of their names.",
   "millrace.v1.ConsumerGroupService.Nack": "Returns events that could not be processed. Each passes its place, is handed out again by itself after the delay, and ends in the group's dead-letter stream when it has been handed out often enough.",
   "millrace.v1.ConsumerGroupService.Seek": "Moves a group, live members or not. What was handed out before can't be committed any more by its members.",

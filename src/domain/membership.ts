@@ -13,6 +13,8 @@ export interface Membership {
   readonly members: readonly Member[];
   /** By partition. */
   readonly partitions: readonly Holding[];
+  /** Open streams whose members were taken out by name, the last ones: they end, and are not let in again. */
+  readonly dismissed?: readonly string[];
 }
 
 export interface Member {
@@ -35,6 +37,9 @@ export interface Holding {
   /** The last seek: whoever has the partition first in this generation or a later one begins at the offset. */
   readonly seek?: { readonly generation: number; readonly offset: number };
 }
+
+/** A dismissed stream that has not heard of it before so many others are joins again. */
+const MAX_DISMISSED = 100;
 
 /** The state of a stream of so many partitions before the first member. */
 export const noMembers = (partitions: number): Membership => ({
@@ -75,6 +80,14 @@ export function enter(state: Membership, id: string, nowMs: number, session?: st
 export function leave(state: Membership, ids: readonly string[]): Membership {
   const members = state.members.filter(({ id }) => !ids.includes(id));
   return members.length === state.members.length ? state : shareAnew({ ...state, members });
+}
+
+/** Takes a member out by name, and the stream that it has open for good. */
+export function dismiss(state: Membership, id: string): Membership {
+  const session = memberOf(state, id)?.session;
+  const left = leave(state, [id]);
+  if (session === undefined) return left;
+  return { ...left, dismissed: [...(state.dismissed ?? []), session].slice(-MAX_DISMISSED) };
 }
 
 /** Follows the stream: added partitions are shared out. */

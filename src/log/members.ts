@@ -3,6 +3,7 @@ import { groupNotFound, notPartitionOwner } from "../domain/errors.ts";
 import {
   acknowledge,
   commitFault,
+  dismiss,
   enter,
   type Holding,
   lapsed,
@@ -21,7 +22,10 @@ export interface MemberIdentity {
   readonly id: string;
   /** Of a member that subscribes; see {@link Membership}. */
   readonly session?: string;
-  /** It has been let in before: when another stream has come in its place since, it is not let in again. */
+  /**
+   * It has been let in before. When another reader has come in its place since, it is not let in again; nor is a poll
+   * whose member has left while it waited.
+   */
   readonly entered?: boolean;
 }
 
@@ -120,6 +124,9 @@ export class Members {
         this.#lapsed(state, nowMs).map(({ id }) => id),
       );
       const known = memberOf(next, member.id);
+      const isDismissed =
+        member.session === undefined ? member.entered && !known : next.dismissed?.includes(member.session);
+      if (isDismissed) throw notPartitionOwner(`"${member.id}" was taken out of the group`);
       if (known && member.entered && known.session !== member.session)
         throw notPartitionOwner(`another reader named "${member.id}" has taken the place of this one`);
       if (!known || known.session !== member.session || nowMs - known.seenMs > this.renewMs)
@@ -151,13 +158,17 @@ export class Members {
     );
   }
 
-  /** A member goes; what it had is free at once. With `session` only when it still is that stream's. */
+  /**
+   * A member goes; what it had is free at once. With `session` it goes with that stream, if it still is that stream's;
+   * without one, the stream that it has open ends too.
+   */
   async leave(id: string, deadline: Deadline, session?: string): Promise<boolean> {
     let left = false;
     await this.#change(0, deadline, (state) => {
       const known = memberOf(state, id);
       left = known !== undefined && (session === undefined || known.session === session);
-      return left ? leave(state, [id]) : state;
+      if (!left) return state;
+      return session === undefined ? dismiss(state, id) : leave(state, [id]);
     });
     return left;
   }

@@ -70,12 +70,14 @@ export async function poll(
   let { seekTo } = options;
   let waitMs = options.waitMs;
   let { deadline } = options;
+  let member = reader.member;
   for (let attempt = 0; ; ) {
     // Partitions may have been added while it waited.
     const present = await catalog.find(stream.name, deadline);
     if (present.id !== stream.id) throw streamNotFound(stream.name);
     group.stream = present;
-    const claimed = await claim(groups, group, reader, deadline);
+    const claimed = await claim(groups, group, member ? { ...reader, member } : reader, deadline);
+    if (member) member = { ...member, entered: true };
     const changes = new Changes(catalog, group, claimed, options);
     const run = new Poll(group, claimed, options, deadline);
     try {

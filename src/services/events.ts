@@ -1,6 +1,6 @@
 import { create, toJson } from "@bufbuild/protobuf";
 import { type Timestamp, timestampFromMs, type Value, ValueSchema } from "@bufbuild/protobuf/wkt";
-import type { ServiceImpl } from "@connectrpc/connect";
+import { Code, ConnectError, type ServiceImpl } from "@connectrpc/connect";
 import {
   AssignmentSchema,
   type Event,
@@ -22,7 +22,7 @@ import {
 } from "../../gen/millrace/v1/events_pb.js";
 import { CompressionType } from "../../gen/millrace/v1/streams_pb.js";
 import { type Deadline, deadlineIn } from "../domain/deadline.ts";
-import { invalidArgument, notSerializable, ServiceError } from "../domain/errors.ts";
+import { invalidArgument, notSerializable, ServiceError, timedOut } from "../domain/errors.ts";
 import { type EventFields, JSON_TYPE, type RefusedEvent, type StoredEvent } from "../domain/event.ts";
 import { toCompactJson } from "../domain/json.ts";
 import { DEFAULT_CALL_TIMEOUT_MS } from "../domain/limits.ts";
@@ -103,6 +103,9 @@ export function eventService(producer: Producer, consumer: Consumer): ServiceImp
         if (positions) answer.resumeToken = resumeToken(positions);
         yield withEvents(answer, events, request.payload, context);
       }
+      const { reason } = context.signal;
+      if (reason instanceof ConnectError && reason.code === Code.DeadlineExceeded)
+        throw timedOut("the subscription has come to its caller's deadline");
     },
 
     async readPartition(request, context) {

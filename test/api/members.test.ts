@@ -338,6 +338,16 @@ describe.each(protocols)("members over $name", ({ connect, isRest }) => {
       expect(await api.leave(group, "a")).toEqual({ streams: [] });
     });
 
+    test("ends the poll in which the member waits", async () => {
+      const stream = await streamOf(0, 0);
+      await pollAs(stream, "b");
+      const waiting = failureOf(pollAs(stream, "a", { timeout: 20_000 }));
+      await eventually("it waits", async () => (await membersOf(stream)).includes("a"));
+      expect(await api2.leave("g", "a")).toEqual({ streams: [stream] });
+      expect(await waiting).toMatchObject(notOwner);
+      expect(await membersOf(stream)).toEqual(["b"]);
+    });
+
     test("is refused of a group or stream that is none", async () => {
       const stream = await streamOf(0);
       expect(await failureOf(api.leave(freshName("g"), "a"))).toMatchObject({ code: 1003 });

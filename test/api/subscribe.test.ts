@@ -1,9 +1,13 @@
+import { createClient } from "@connectrpc/connect";
+import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect-node";
+import { createGrpcWebTransport } from "@connectrpc/connect-web";
 import { expect, test } from "vitest";
-import { protocols } from "../support/clients.ts";
+import { EventService } from "../../gen/millrace/v1/events_pb.js";
+import { failureOf, protocols } from "../support/clients.ts";
 import { freshName, startService, useService } from "../support/service.ts";
 import { subscribers } from "../support/subscribers.ts";
 import { describeSubscribing, newStream, Reading, SUBSCRIBING_ENV } from "../support/subscribing.ts";
-import type { SubscriptionFailure } from "../support/told.ts";
+import { failedWith, type SubscriptionFailure } from "../support/told.ts";
 import { eventually } from "../support/wait.ts";
 
 const service = useService(SUBSCRIBING_ENV);
@@ -24,6 +28,22 @@ test("a second stream of one name ends the first", async () => {
   await second.until("what was not committed", ({ values }) => values.length === 4);
 });
 
+test.each(protocols)("a stream ends the poll of its name that waits over $name", async ({ connect, isRest }) => {
+  await using api = connect(service.url);
+  const stream = await newStream(api, 2, 0);
+  const consumerGroup = freshName();
+  const waiting = failureOf(api.poll(stream, consumerGroup, { consumerId: "same", timeout: 20_000 }));
+  await eventually("it waits", async () => {
+    const group = await api.getConsumerGroup(consumerGroup).catch(() => undefined);
+    return group?.state === "stable";
+  });
+  await using reading = new Reading(subscribers[4]!, service.url, stream, { consumerGroup, consumerId: "same" });
+  expect(await waiting).toMatchObject({ code: 1103, httpOrGrpcStatus: isRest ? 409 : 10 });
+  await reading.until("both", ({ assigned }) => assigned?.length === 2);
+  await api.publish(stream, { value: 1 });
+  await reading.until("an event", ({ values }) => values.length === 1);
+});
+
 test("a gateway that is killed or drained frees its streams' partitions for those of another", async () => {
   await using api = rest.connect(service.url);
   const stream = await newStream(api, 2, 0);
@@ -37,3 +57,26 @@ test("a gateway that is killed or drained frees its streams' partitions for thos
   expect((there.failure as SubscriptionFailure).code).toBe(1107);
   await here.until("both again", ({ assigned }) => assigned?.length === 2);
 });
+
+test.each([
+  ["Connect", (baseUrl: string) => createConnectTransport({ baseUrl, httpVersion: "2" }), "connect-timeout-ms", "300"],
+  ["gRPC", (baseUrl: string) => createGrpcTransport({ baseUrl }), "grpc-timeout", "300m"],
+  ["gRPC-Web", (baseUrl: string) => createGrpcWebTransport({ baseUrl }), "grpc-timeout", "300m"],
+] as const)(
+  "a subscription over %s ends as TIMEOUT at the caller's deadline",
+  async (_name, connect, header, value) => {
+    await using api = rest.connect(service.url);
+    const streamName = await newStream(api, 1, 1);
+    const consumerGroup = freshName();
+    // Not by the client's own deadline, which would come first.
+    const answers = createClient(EventService, connect(service.url)).subscribe(
+      { streamName, consumerGroup },
+      { headers: { [header]: value } },
+    );
+    const read = async () => {
+      for await (const _ of answers);
+    };
+    expect(await read().then(() => "ended well", failedWith)).toBe(1006);
+    await eventually("its member has left", async () => (await api.getConsumerGroup(consumerGroup)).state === "empty");
+  },
+);

@@ -2,6 +2,7 @@ import { describe, expect, test } from "vitest";
 import {
   acknowledge,
   commitFault,
+  dismiss,
   enter,
   lapsed,
   leave,
@@ -50,6 +51,16 @@ describe("members", () => {
   test("that leave before they got anything leave things as they were", () => {
     const left = leave(polledBy(2, "ab"), ["b"]);
     expect([owners(left), targets(left)]).toEqual(["aa", "aa"]);
+  });
+
+  test("that are dismissed leave, and their streams are noted", () => {
+    const state = acknowledge(enter(polledBy(2, "b"), "a", 0, "gw.1"), "a");
+    const left = dismiss(state, "a");
+    expect([owners(left), left.dismissed]).toEqual(["bb", ["gw.1"]]);
+    expect(dismiss(left, "b").dismissed).toEqual(["gw.1"]);
+    const many = Array.from({ length: 200 }, (_, n) => `gw.${n}`);
+    const last = many.reduce((each, session) => dismiss(enter(each, "a", 0, session), "a"), left);
+    expect(last.dismissed).toEqual(many.slice(-100));
   });
 
   test("that are none can't leave", () => {

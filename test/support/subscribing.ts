@@ -162,6 +162,18 @@ export function describeSubscribing(subscribers: readonly Subscriber[], service:
       expect(group).toMatchObject({ lag: 0, state: "stable" });
     });
 
+    test("counts as uncommitted what it was sent, not what a filter left out", async () => {
+      await using api = rest.connect(service.url);
+      const stream = await newStream(api, 1, 2500);
+      const consumerGroup = freshName();
+      const request = { consumerGroup, consumerId: "c", maxUncommitted: 3, filter: "value > 2495.0" };
+      await using reading = new Reading(by, service.url, stream, request);
+      await reading.until("as many as may be uncommitted", ({ values }) => values.length === 3);
+      await api.commit(consumerGroup, [{ stream, partition: 0, offset: 2497 }], { consumerId: "c" });
+      await reading.until("the last", ({ values }) => values.includes(2499));
+      expect(sorted([...new Set(reading.values)])).toEqual(numbers(2496, 2500));
+    });
+
     test("commits what it has sent when asked to", async () => {
       await using api = rest.connect(service.url);
       const stream = await newStream(api, 2, 10);
@@ -184,6 +196,18 @@ export function describeSubscribing(subscribers: readonly Subscriber[], service:
       await api.deleteStream(stream);
       for (const reading of [alone, member]) await eventually("the end", () => reading.failure !== undefined);
       for (const reading of [alone, member]) expect((reading.failure as SubscriptionFailure).code).toBe(1001);
+    });
+
+    test("ends when its member is taken out by name", async () => {
+      await using api = rest.connect(service.url);
+      const stream = await newStream(api, 1, 0);
+      const consumerGroup = freshName();
+      await using reading = new Reading(by, service.url, stream, { consumerGroup, consumerId: "a" });
+      await reading.until("its share", ({ assigned }) => assigned?.length === 1);
+      expect(await api.leave(consumerGroup, "a")).toEqual({ streams: [stream] });
+      await eventually("the end", () => reading.failure !== undefined);
+      expect((reading.failure as SubscriptionFailure).code).toBe(1103);
+      expect(await api.getConsumerGroup(consumerGroup)).toMatchObject({ state: "empty" });
     });
 
     test("refuses what can't be read", async () => {

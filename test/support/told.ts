@@ -66,9 +66,14 @@ export async function* toldByRpc(
       };
   } catch (error) {
     if (signal.aborted) return;
-    const [info] = ConnectError.from(error).findDetails(ErrorInfoSchema);
-    throw new SubscriptionFailure(Number(info?.metadata.code ?? 0), String(error));
+    throw new SubscriptionFailure(failedWith(error), String(error));
   }
+}
+
+/** The code of a failed RPC; 0: it has none. */
+export function failedWith(error: unknown): number {
+  const [info] = ConnectError.from(error).findDetails(ErrorInfoSchema);
+  return Number(info?.metadata.code ?? 0);
 }
 
 function plain({ kind }: { kind: { case: string | undefined; value?: unknown } }): unknown {

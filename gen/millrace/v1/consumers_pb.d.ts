@@ -1177,7 +1177,7 @@ export declare const ConsumerGroupService: GenService<{
     output: typeof HeartbeatResponseSchema;
   },
   /**
-   * Takes a member out, which frees its partitions at once.
+   * Takes a member out, which frees its partitions at once. A subscription that it has open ends as NOT_PARTITION_OWNER.
    *
    * @generated from rpc millrace.v1.ConsumerGroupService.Leave
    */
