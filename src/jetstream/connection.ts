@@ -23,7 +23,7 @@ export interface JetStream extends AsyncDisposable {
   readonly maxPayload: number;
   /** Name of the server connected to. */
   readonly serverName: string;
-  /** Waits for a connection. @throws ServiceError UNAVAILABLE when the deadline comes first. */
+  /** Waits for a connection, 10 s at most. @throws ServiceError UNAVAILABLE when there is none by then or the deadline. */
   whenConnected(deadline: Deadline): Promise<void>;
   /**
    * Runs a request, again as long as no server took it.
@@ -44,6 +44,8 @@ export interface JetStreamOptions {
 
 /** Requests time out after this long when their server is silent; the caller's deadline may come first. */
 const REQUEST_TIMEOUT_MS = 5000;
+/** Calls that may take long are not to wait as long for a connection. */
+const OUTAGE_MS = 10_000;
 const MAX_IN_FLIGHT = 65_536;
 const MAX_IN_FLIGHT_BYTES = 64 * 1024 * 1024;
 
@@ -133,9 +135,10 @@ class Connection implements JetStream {
   }
 
   async whenConnected(deadline: Deadline): Promise<void> {
+    const until = Math.min(deadline, deadlineIn(OUTAGE_MS));
     while (!this.connected) {
       await new Promise<void>((resolve, reject) => {
-        const timer = setTimeout(() => reject(unavailable("the storage is out of reach")), msLeft(deadline));
+        const timer = setTimeout(() => reject(unavailable("the storage is out of reach")), msLeft(until));
         this.#waiters.push(() => {
           clearTimeout(timer);
           resolve();

@@ -164,7 +164,8 @@ export class Producer {
 
   /** A stream that another gateway deleted a moment ago has no leader any more: looked up again before it is said. */
   async #gone(stream: StreamRecord, error: unknown, deadline: Deadline): Promise<unknown> {
-    if (!(error instanceof ServiceError) || error.code !== ErrorCode.UNAVAILABLE) return error;
+    const isUnavailable = error instanceof ServiceError && error.code === ErrorCode.UNAVAILABLE;
+    if (!isUnavailable || !this.#js.connected) return error;
     return this.#catalog.refresh(stream.name, deadline + 1000).then(
       () => error,
       (found: unknown) => (found instanceof ServiceError && found.code === ErrorCode.STREAM_NOT_FOUND ? found : error),

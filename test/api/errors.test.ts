@@ -341,12 +341,19 @@ describe.concurrent("without NATS", () => {
       const failure = await failureOf(apis[3]!.getStream(stream, { timeoutMs: 500 }));
       return failure.code === ErrorCode.UNAVAILABLE;
     });
+    const begunAt = performance.now();
+    const inTime = await failureOf(apis[3]!.publish(stream, { value }, { timeoutMs: 500 }));
+    expect(inTime).toMatchObject({ code: ErrorCode.UNAVAILABLE });
+    expect(performance.now() - begunAt).toBeLessThan(1000);
+    // One that may take a minute does not wait as long for a connection.
+    const creating = failureOf(apis[0]!.createStream({ name: freshName() }, { timeoutMs: 20_000 }));
     for (const { protocol, failure } of await callAll(apis, stream, "gone")) {
       // A caller's own clock may be ahead by a moment: then it tells itself.
       if (failure.code === 0 && failure.httpOrGrpcStatus === 4) continue;
       expect(failure, protocol.name).toMatchObject(failing(ErrorCode.UNAVAILABLE, protocol.isRest));
       expect(failure.retryAfterMs).toBeGreaterThan(0);
     }
+    expect(await creating).toMatchObject({ code: ErrorCode.UNAVAILABLE });
     await nats.restart();
     await eventually("the service is back", () =>
       apis[0]!.publish(stream, { value }).then(
