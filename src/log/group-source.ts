@@ -62,7 +62,8 @@ export class GroupSource implements Source {
   /** Sent and to be settled, with `autoCommit`. */
   readonly #returned: HandedOut[] = [];
   readonly #owned = new AsyncDisposableStack();
-  #entered = false;
+  /** The generation that it was last told; undefined: it has not been let in yet. */
+  #entered: number | undefined;
   #changed = true;
   #syncAt = 0;
   #committedAt = 0;
@@ -173,7 +174,7 @@ export class GroupSource implements Source {
       if (autoCommit) await this.#commit();
       else for (const held of this.#held.values()) await this.#countFailures(held);
       if (keepMembership) await members.detach(consumerId, this.#session, deadline);
-      else if (this.#entered) await members.leave(consumerId, deadline, this.#session);
+      else if (this.#entered !== undefined) await members.leave(consumerId, deadline, this.#session);
     } catch {
       // Out of reach: the lease runs out by itself.
     }
@@ -183,7 +184,7 @@ export class GroupSource implements Source {
 
   async #claim(): Promise<SubscriptionAssignment | undefined> {
     // While the storage is out of reach nobody else gets the partitions, and nothing comes.
-    if (this.#entered && !this.#groups.js.connected) return undefined;
+    if (this.#entered !== undefined && !this.#groups.js.connected) return undefined;
     this.#changed = false;
     this.#syncAt = performance.now() + this.#group.members.renewMs;
     const deadline = deadlineIn(REQUEST_MS);
@@ -196,7 +197,7 @@ export class GroupSource implements Source {
         { member, ...(partitions ? { partitions } : {}) },
         deadline,
       );
-      this.#entered = true;
+      this.#entered = claimed.assignment!.generation;
       const wanted = new Set(claimed.partitions);
       for (const [index, { partition }] of this.#held) if (!wanted.has(partition)) this.#letGo(index);
       await mapLimit(claimed.partitions, PARALLEL, (partition) => this.#hold(partition));
@@ -206,7 +207,7 @@ export class GroupSource implements Source {
       this.#told = told;
       return { consumerId, generation, partitions: assigned };
     } catch (error) {
-      if (!this.#entered || !(error instanceof ServiceError) || !OUT_OF_REACH.has(error.code)) throw error;
+      if (this.#entered === undefined || !(error instanceof ServiceError) || !OUT_OF_REACH.has(error.code)) throw error;
       return undefined;
     }
   }

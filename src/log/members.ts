@@ -6,6 +6,7 @@ import {
   dismiss,
   enter,
   type Holding,
+  isDismissed,
   lapsed,
   leave,
   type Membership,
@@ -23,10 +24,10 @@ export interface MemberIdentity {
   /** Of a member that subscribes; see {@link Membership}. */
   readonly session?: string;
   /**
-   * It has been let in before. When another reader has come in its place since, it is not let in again; nor is a poll
-   * whose member has left while it waited.
+   * The generation that it was told when it was let in before. When another reader has come in its place since, or it
+   * was taken out by name, it is not let in again.
    */
-  readonly entered?: boolean;
+  readonly entered?: number | undefined;
 }
 
 /** A lease is written anew when it is older than this part of the session timeout. */
@@ -124,10 +125,9 @@ export class Members {
         this.#lapsed(state, nowMs).map(({ id }) => id),
       );
       const known = memberOf(next, member.id);
-      const isDismissed =
-        member.session === undefined ? member.entered && !known : next.dismissed?.includes(member.session);
-      if (isDismissed) throw notPartitionOwner(`"${member.id}" was taken out of the group`);
-      if (known && member.entered && known.session !== member.session)
+      if (member.entered !== undefined && isDismissed(next, member.id, member.entered))
+        throw notPartitionOwner(`"${member.id}" was taken out of the group`);
+      if (known && member.entered !== undefined && known.session !== member.session)
         throw notPartitionOwner(`another reader named "${member.id}" has taken the place of this one`);
       if (!known || known.session !== member.session || nowMs - known.seenMs > this.renewMs)
         next = enter(next, member.id, nowMs, member.session);
@@ -160,7 +160,7 @@ export class Members {
 
   /**
    * A member goes; what it had is free at once. With `session` it goes with that stream, if it still is that stream's;
-   * without one, the stream that it has open ends too.
+   * without one, the stream that it has open, or the poll in which it waits, ends too.
    */
   async leave(id: string, deadline: Deadline, session?: string): Promise<boolean> {
     let left = false;

@@ -86,7 +86,7 @@ export async function poll(
     if (present.id !== stream.id) throw streamNotFound(stream.name);
     group.stream = present;
     const claimed = await claim(groups, group, member ? { ...reader, member } : reader, deadline);
-    if (member) member = { ...member, entered: true };
+    if (member) member = { ...member, entered: claimed.assignment!.generation };
     const changes = new Changes(catalog, group, claimed, options);
     const run = new Poll(group, claimed, options, deadline);
     try {
