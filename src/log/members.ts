@@ -30,6 +30,17 @@ export interface MemberIdentity {
   readonly entered?: number | undefined;
 }
 
+/** A change that waits for its turn. */
+interface Step {
+  /** Of the stream. */
+  readonly partitions: number;
+  readonly deadline: Deadline;
+  /** May be called more than once. */
+  readonly change: (state: Membership) => Membership;
+  readonly resolve: (state: Membership) => void;
+  readonly reject: (error: unknown) => void;
+}
+
 /** A lease is written anew when it is older than this part of the session timeout. */
 const RENEW_PART = 1 / 8;
 
@@ -45,6 +56,7 @@ export class Members {
   readonly #listeners = new Set<() => void>();
   /** Steps of this gateway follow each other; only those of others can come in between. */
   readonly #mutex = new Mutex();
+  readonly #steps: Step[] = [];
   readonly #clock: () => number;
   sessionTimeoutMs: number;
   #state: Membership | undefined;
@@ -233,22 +245,46 @@ export class Members {
   }
 
   /** @throws ServiceError CONSUMER_GROUP_NOT_FOUND once the group is deleted. */
-  #change(partitions: number, deadline: Deadline, step: (state: Membership) => Membership): Promise<Membership> {
-    return this.#mutex.run(async () => {
-      if (!this.#loaded) await this.reload(deadline);
-      for (;;) {
+  #change(partitions: number, deadline: Deadline, change: Step["change"]): Promise<Membership> {
+    const { promise, resolve, reject } = Promise.withResolvers<Membership>();
+    this.#steps.push({ partitions, deadline, change, resolve, reject });
+    void this.#mutex.run(() => this.#takeSteps());
+    return promise;
+  }
+
+  /** Takes the steps that wait, one after the other, and stores what they come to by one write. */
+  async #takeSteps(): Promise<void> {
+    const steps = this.#steps.splice(0);
+    const deadline = Math.max(...steps.map((step) => step.deadline));
+    try {
+      if (steps.length > 0 && !this.#loaded) await this.reload(deadline);
+      for (let isStored = steps.length === 0; !isStored; ) {
         if (this.#isClosed) throw groupNotFound(this.#group);
-        const before = this.#state ?? noMembers(partitions);
-        const next = step(resize(before, partitions));
-        if (next === before) return before;
-        const revision = await this.#bucket.put(this.#key, next, this.#revision, deadline);
-        if (revision === undefined) await this.reload(deadline);
-        else {
-          if (revision > this.#revision) this.#adopt(next, revision);
-          return next;
-        }
+        let state = this.#state;
+        const settles = steps.map(({ partitions, change, resolve, reject }) => {
+          try {
+            const before = state ?? noMembers(partitions);
+            const after = change(resize(before, partitions));
+            if (after !== before) state = after;
+            return () => resolve(after);
+          } catch (error) {
+            return () => reject(error);
+          }
+        });
+        isStored = state === this.#state || (await this.#store(state!, deadline));
+        if (isStored) for (const settle of settles) settle();
       }
-    });
+    } catch (error) {
+      for (const { reject } of steps) reject(error);
+    }
+  }
+
+  /** @returns false when another gateway has changed what is stored, which is then read anew. */
+  async #store(state: Membership, deadline: Deadline): Promise<boolean> {
+    const revision = await this.#bucket.put(this.#key, state, this.#revision, deadline);
+    if (revision === undefined) await this.reload(deadline);
+    else if (revision > this.#revision) this.#adopt(state, revision);
+    return revision !== undefined;
   }
 
   #adopt(state: Membership | undefined, revision: number): void {
