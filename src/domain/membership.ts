@@ -13,8 +13,8 @@ export interface Membership {
   readonly members: readonly Member[];
   /** By partition. */
   readonly partitions: readonly Holding[];
-  /** Open streams whose members were taken out by name, the last ones: they end, and are not let in again. */
-  readonly dismissed?: readonly string[];
+  /** Members that were taken out by name, the last ones, and by which generation: who read for them then is not let in again. */
+  readonly dismissed?: readonly { readonly id: string; readonly generation: number }[];
 }
 
 export interface Member {
@@ -38,7 +38,7 @@ export interface Holding {
   readonly seek?: { readonly generation: number; readonly offset: number };
 }
 
-/** A dismissed stream that has not heard of it before so many others are joins again. */
+/** One that has not heard of its dismissal before so many others are dismissed joins again. */
 const MAX_DISMISSED = 100;
 
 /** The state of a stream of so many partitions before the first member. */
@@ -82,13 +82,16 @@ export function leave(state: Membership, ids: readonly string[]): Membership {
   return members.length === state.members.length ? state : shareAnew({ ...state, members });
 }
 
-/** Takes a member out by name, and the stream that it has open for good. */
+/** Takes a member out by name, with the stream or poll by which it reads. */
 export function dismiss(state: Membership, id: string): Membership {
-  const session = memberOf(state, id)?.session;
   const left = leave(state, [id]);
-  if (session === undefined) return left;
-  return { ...left, dismissed: [...(state.dismissed ?? []), session].slice(-MAX_DISMISSED) };
+  const { generation } = left;
+  return { ...left, dismissed: [...(state.dismissed ?? []), { id, generation }].slice(-MAX_DISMISSED) };
 }
+
+/** Whether a member was taken out by name since it was told a generation. */
+export const isDismissed = ({ dismissed = [] }: Membership, id: string, told: number): boolean =>
+  dismissed.some((each) => each.id === id && each.generation > told);
 
 /** Follows the stream: added partitions are shared out. */
 export function resize(state: Membership, partitions: number): Membership {

@@ -12,9 +12,12 @@ export class Gateways {
   /** This process. */
   readonly own = randomBytes(6).toString("hex");
 
-  constructor(js: JetStream) {
+  /** @param answer what this process says to a question of another; undefined: it knows nothing of it. */
+  constructor(js: JetStream, answer: (question: string) => string | undefined) {
     this.#js = js;
-    js.nc.subscribe(gatewaySubject(this.own), { callback: (_error, msg) => void msg.respond() });
+    js.nc.subscribe(gatewaySubject(this.own), {
+      callback: (_error, msg) => void msg.respond(msg.data.length === 0 ? undefined : answer(msg.string())),
+    });
   }
 
   /**
@@ -35,6 +38,16 @@ export class Gateways {
         if (this.#js.connected && this.#js.epoch === epoch) return true;
         // The question or its answer went with the connection.
       }
+    }
+  }
+
+  /** What another process answers to a question; undefined: it knows nothing of it or can't be reached now. */
+  async ask(gateway: string, question: string): Promise<string | undefined> {
+    try {
+      const answer = await this.#js.nc.request(gatewaySubject(gateway), question, { timeout: PROBE_MS });
+      return answer.string() || undefined;
+    } catch {
+      return undefined;
     }
   }
 }

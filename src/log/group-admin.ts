@@ -73,7 +73,10 @@ export async function describeGroup(
   const { stream, record } = open;
   const state = await open.members.live(deadline);
   const states = await partitionStates(groups.js, stream, deadline);
-  const partitions = await mapLimit(states, PARALLEL, (each) => describePartition(groups, open, each, deadline));
+  const streamed = await groups.streamed(open);
+  const partitions = await mapLimit(states, PARALLEL, (each) =>
+    describePartition(groups, open, each, streamed.get(each.partition), deadline),
+  );
   const members = state?.members ?? [];
   const moving = state?.partitions.some(({ next }) => next !== undefined) ?? false;
   return {
@@ -89,6 +92,7 @@ async function describePartition(
   groups: Groups,
   open: GroupInStream,
   { partition, startOffset, endOffset }: PartitionState,
+  streamedNext: number | undefined,
   deadline: Deadline,
 ): Promise<GroupPartitionDescription> {
   const { position, committed, resume } = await open.partition(partition).look(deadline);
@@ -106,7 +110,7 @@ async function describePartition(
   return {
     partition,
     owner: open.members.state?.partitions[partition]?.owner,
-    position: Math.max(position, startOffset),
+    position: Math.max(position, startOffset, streamedNext ?? 0),
     committed,
     startOffset,
     endOffset,

@@ -126,6 +126,11 @@ export class GroupPartition {
     return this.#record;
   }
 
+  /** What the stream that this gateway holds of it sends next; undefined: it holds none. */
+  get streamedNext(): number | undefined {
+    return this.#stream?.next();
+  }
+
   /** Whether an event was passed over by itself and is not handed out in its place any more. */
   isPassed(offset: number): boolean {
     return this.#record.passed?.includes(offset) ?? false;

@@ -62,7 +62,8 @@ export class GroupSource implements Source {
   /** Sent and to be settled, with `autoCommit`. */
   readonly #returned: HandedOut[] = [];
   readonly #owned = new AsyncDisposableStack();
-  #entered = false;
+  /** The generation that it was last told; undefined: it has not been let in yet. */
+  #entered: number | undefined;
   #changed = true;
   #syncAt = 0;
   #committedAt = 0;
@@ -110,7 +111,7 @@ export class GroupSource implements Source {
       returned.some
         ? Math.max(0, returned.nextDueMs(new Set(this.#held.keys())) - Date.now())
         : Number.POSITIVE_INFINITY,
-      members.renewMs,
+      members.claimMs,
       record.ackWaitMs / 4,
       this.#options.autoCommit ? AUTO_COMMIT_MS : record.ackWaitMs,
     );
@@ -122,7 +123,8 @@ export class GroupSource implements Source {
       this.#group.stream = stream;
       this.#changed = true;
     }
-    const assignment = this.#changed || performance.now() >= this.#syncAt ? await this.#claim() : undefined;
+    const isDue = performance.now() >= this.#syncAt || this.#group.members.hasLapsed;
+    const assignment = this.#changed || isDue ? await this.#claim() : undefined;
     for (const held of this.#held.values()) await this.#follow(held);
     return { readers: [...this.#held.values()].map(({ reader }) => reader), assignment };
   }
@@ -173,7 +175,7 @@ export class GroupSource implements Source {
       if (autoCommit) await this.#commit();
       else for (const held of this.#held.values()) await this.#countFailures(held);
       if (keepMembership) await members.detach(consumerId, this.#session, deadline);
-      else if (this.#entered) await members.leave(consumerId, deadline, this.#session);
+      else if (this.#entered !== undefined) await members.leave(consumerId, deadline, this.#session);
     } catch {
       // Out of reach: the lease runs out by itself.
     }
@@ -183,7 +185,7 @@ export class GroupSource implements Source {
 
   async #claim(): Promise<SubscriptionAssignment | undefined> {
     // While the storage is out of reach nobody else gets the partitions, and nothing comes.
-    if (this.#entered && !this.#groups.js.connected) return undefined;
+    if (this.#entered !== undefined && !this.#groups.js.connected) return undefined;
     this.#changed = false;
     this.#syncAt = performance.now() + this.#group.members.renewMs;
     const deadline = deadlineIn(REQUEST_MS);
@@ -196,7 +198,7 @@ export class GroupSource implements Source {
         { member, ...(partitions ? { partitions } : {}) },
         deadline,
       );
-      this.#entered = true;
+      this.#entered = claimed.assignment!.generation;
       const wanted = new Set(claimed.partitions);
       for (const [index, { partition }] of this.#held) if (!wanted.has(partition)) this.#letGo(index);
       await mapLimit(claimed.partitions, PARALLEL, (partition) => this.#hold(partition));
@@ -206,7 +208,7 @@ export class GroupSource implements Source {
       this.#told = told;
       return { consumerId, generation, partitions: assigned };
     } catch (error) {
-      if (!this.#entered || !(error instanceof ServiceError) || !OUT_OF_REACH.has(error.code)) throw error;
+      if (this.#entered === undefined || !(error instanceof ServiceError) || !OUT_OF_REACH.has(error.code)) throw error;
       return undefined;
     }
   }

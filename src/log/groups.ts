@@ -117,7 +117,7 @@ export class Groups implements AsyncDisposable {
 
   private constructor(js: JetStream, records: Bucket<unknown>, offsets: Bucket<OffsetRecord>, options: GroupsOptions) {
     this.js = js;
-    this.gateways = new Gateways(js);
+    this.gateways = new Gateways(js, (key) => this.#open.get(key)?.streamed());
     this.#records = records as Bucket<GroupRecord>;
     this.#memberships = records as Bucket<Membership>;
     this.#offsets = offsets;
@@ -238,6 +238,24 @@ export class Groups implements AsyncDisposable {
     await this.#offsets.purge(`*.${stream.id}.*`, deadline);
     await this.#returned.forgetStream(stream.id, deadline);
     for (const [key, open] of this.#open) if (open.stream.id === stream.id) this.#open.delete(key);
+  }
+
+  /** What the streams of a group send next, by partition, on whichever gateway they are open. */
+  async streamed(open: GroupInStream): Promise<ReadonlyMap<number, number>> {
+    const { members = [], partitions = [] } = open.members.state ?? {};
+    const gateways = new Map(members.map(({ id, session }) => [id, session?.split(".")[0]]));
+    const key = groupKey(open.group, open.stream.id);
+    const next = new Map<number, number>();
+    await Promise.all(
+      [...new Set(gateways.values())].map(async (gateway) => {
+        if (gateway === undefined) return;
+        const isOwn = gateway === this.gateways.own;
+        const told = isOwn ? this.#open.get(key)?.streamed() : await this.gateways.ask(gateway, key);
+        for (const [partition, offset] of JSON.parse(told ?? "[]") as [number, number][])
+          if (gateways.get(partitions[partition]?.owner ?? "") === gateway) next.set(partition, offset);
+      }),
+    );
+    return next;
   }
 
   /** Takes out members whose stream was held by a gateway that has ended; at most once a second. */
@@ -462,6 +480,12 @@ class OpenGroup implements GroupInStream {
   close(): void {
     this.isDeleted = true;
     this.members.close();
+  }
+
+  /** Partition and next offset of each stream that this gateway holds, as JSON. */
+  streamed(): string {
+    const next = this.#partitions.map(({ streamedNext }, partition) => [partition, streamedNext] as const);
+    return JSON.stringify(next.filter(([, offset]) => offset !== undefined));
   }
 
   forgetHandedOut(): void {

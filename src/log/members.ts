@@ -6,6 +6,7 @@ import {
   dismiss,
   enter,
   type Holding,
+  isDismissed,
   lapsed,
   leave,
   type Membership,
@@ -23,14 +24,26 @@ export interface MemberIdentity {
   /** Of a member that subscribes; see {@link Membership}. */
   readonly session?: string;
   /**
-   * It has been let in before. When another reader has come in its place since, it is not let in again; nor is a poll
-   * whose member has left while it waited.
+   * The generation that it was told when it was let in before. When another reader has come in its place since, or it
+   * was taken out by name, it is not let in again.
    */
-  readonly entered?: boolean;
+  readonly entered?: number | undefined;
+}
+
+/** A change that waits for its turn. */
+interface Step {
+  /** Of the stream. */
+  readonly partitions: number;
+  readonly deadline: Deadline;
+  /** May be called more than once. */
+  readonly change: (state: Membership) => Membership;
+  readonly resolve: (state: Membership) => void;
+  readonly reject: (error: unknown) => void;
 }
 
 /** A lease is written anew when it is older than this part of the session timeout. */
 const RENEW_PART = 1 / 8;
+const SHORTEST_MS = 20;
 
 /**
  * The members of one group in one stream: the stored state, a copy of it that a watch keeps near, and the steps that
@@ -44,6 +57,7 @@ export class Members {
   readonly #listeners = new Set<() => void>();
   /** Steps of this gateway follow each other; only those of others can come in between. */
   readonly #mutex = new Mutex();
+  readonly #steps: Step[] = [];
   readonly #clock: () => number;
   sessionTimeoutMs: number;
   #state: Membership | undefined;
@@ -70,9 +84,30 @@ export class Members {
     return this.#state;
   }
 
-  /** How often whoever waits or streams has to {@link claim} again. */
+  /** How often a lease has to be renewed by {@link claim}. */
   get renewMs(): number {
-    return Math.max(20, this.sessionTimeoutMs * RENEW_PART);
+    return Math.max(SHORTEST_MS, this.sessionTimeoutMs * RENEW_PART);
+  }
+
+  /** After it, whoever waits or streams has to {@link claim} again: for its own lease, or because another's has run out. */
+  get claimMs(): number {
+    return Math.min(this.renewMs, this.#lapseMs + SHORTEST_MS);
+  }
+
+  /** Whether somebody has stayed away too long, who is taken out by the next {@link claim}. */
+  get hasLapsed(): boolean {
+    return this.#lapseMs === 0;
+  }
+
+  /** Until the first lease runs out. */
+  get #lapseMs(): number {
+    const seenMs = Math.min(...(this.#state?.members ?? []).map((member) => member.seenMs));
+    return Math.max(0, seenMs + this.#leaseMs - this.#clock());
+  }
+
+  get #leaseMs(): number {
+    // A lease that was not written again for its being young still holds for the whole session timeout.
+    return this.sessionTimeoutMs + this.renewMs;
   }
 
   /** Who has a partition and since when; undefined: the group never had members here. */
@@ -124,10 +159,9 @@ export class Members {
         this.#lapsed(state, nowMs).map(({ id }) => id),
       );
       const known = memberOf(next, member.id);
-      const isDismissed =
-        member.session === undefined ? member.entered && !known : next.dismissed?.includes(member.session);
-      if (isDismissed) throw notPartitionOwner(`"${member.id}" was taken out of the group`);
-      if (known && member.entered && known.session !== member.session)
+      if (member.entered !== undefined && isDismissed(next, member.id, member.entered))
+        throw notPartitionOwner(`"${member.id}" was taken out of the group`);
+      if (known && member.entered !== undefined && known.session !== member.session)
         throw notPartitionOwner(`another reader named "${member.id}" has taken the place of this one`);
       if (!known || known.session !== member.session || nowMs - known.seenMs > this.renewMs)
         next = enter(next, member.id, nowMs, member.session);
@@ -160,7 +194,7 @@ export class Members {
 
   /**
    * A member goes; what it had is free at once. With `session` it goes with that stream, if it still is that stream's;
-   * without one, the stream that it has open ends too.
+   * without one, the stream that it has open, or the poll in which it waits, ends too.
    */
   async leave(id: string, deadline: Deadline, session?: string): Promise<boolean> {
     let left = false;
@@ -228,27 +262,50 @@ export class Members {
   }
 
   #lapsed(state: Membership, nowMs: number) {
-    // A lease that was not written again for its being young still holds for the whole session timeout.
-    return lapsed(state, nowMs, this.sessionTimeoutMs + this.renewMs);
+    return lapsed(state, nowMs, this.#leaseMs);
   }
 
   /** @throws ServiceError CONSUMER_GROUP_NOT_FOUND once the group is deleted. */
-  #change(partitions: number, deadline: Deadline, step: (state: Membership) => Membership): Promise<Membership> {
-    return this.#mutex.run(async () => {
-      if (!this.#loaded) await this.reload(deadline);
-      for (;;) {
+  #change(partitions: number, deadline: Deadline, change: Step["change"]): Promise<Membership> {
+    const { promise, resolve, reject } = Promise.withResolvers<Membership>();
+    this.#steps.push({ partitions, deadline, change, resolve, reject });
+    void this.#mutex.run(() => this.#takeSteps());
+    return promise;
+  }
+
+  /** Takes the steps that wait, one after the other, and stores what they come to by one write. */
+  async #takeSteps(): Promise<void> {
+    const steps = this.#steps.splice(0);
+    const deadline = Math.max(...steps.map((step) => step.deadline));
+    try {
+      if (steps.length > 0 && !this.#loaded) await this.reload(deadline);
+      for (let isStored = steps.length === 0; !isStored; ) {
         if (this.#isClosed) throw groupNotFound(this.#group);
-        const before = this.#state ?? noMembers(partitions);
-        const next = step(resize(before, partitions));
-        if (next === before) return before;
-        const revision = await this.#bucket.put(this.#key, next, this.#revision, deadline);
-        if (revision === undefined) await this.reload(deadline);
-        else {
-          if (revision > this.#revision) this.#adopt(next, revision);
-          return next;
-        }
+        let state = this.#state;
+        const settles = steps.map(({ partitions, change, resolve, reject }) => {
+          try {
+            const before = state ?? noMembers(partitions);
+            const after = change(resize(before, partitions));
+            if (after !== before) state = after;
+            return () => resolve(after);
+          } catch (error) {
+            return () => reject(error);
+          }
+        });
+        isStored = state === this.#state || (await this.#store(state!, deadline));
+        if (isStored) for (const settle of settles) settle();
       }
-    });
+    } catch (error) {
+      for (const { reject } of steps) reject(error);
+    }
+  }
+
+  /** @returns false when another gateway has changed what is stored, which is then read anew. */
+  async #store(state: Membership, deadline: Deadline): Promise<boolean> {
+    const revision = await this.#bucket.put(this.#key, state, this.#revision, deadline);
+    if (revision === undefined) await this.reload(deadline);
+    else if (revision > this.#revision) this.#adopt(state, revision);
+    return revision !== undefined;
   }
 
   #adopt(state: Membership | undefined, revision: number): void {

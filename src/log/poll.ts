@@ -77,7 +77,7 @@ export async function poll(
     if (present.id !== stream.id) throw streamNotFound(stream.name);
     group.stream = present;
     const claimed = await claim(groups, group, member ? { ...reader, member } : reader, deadline);
-    if (member) member = { ...member, entered: true };
+    if (member) member = { ...member, entered: claimed.assignment!.generation };
     const changes = new Changes(catalog, group, claimed, options);
     const run = new Poll(group, claimed, options, deadline);
     try {
@@ -88,11 +88,7 @@ export async function poll(
       await run.take();
       const waitUntil = deadlineIn(waitMs);
       // A member renews its lease while it waits, and learns what others leave to it.
-      const until = Math.min(
-        waitUntil,
-        run.returnedDue(),
-        reader.member ? deadlineIn(group.members.renewMs) : waitUntil,
-      );
+      const until = Math.min(waitUntil, run.returnedDue(), member ? deadlineIn(group.members.claimMs) : waitUntil);
       while (run.events.length === 0 && msLeft(until) > 0 && !changes.signal.aborted) {
         const came = await run.wait(until, changes.signal);
         deadline = deadlineIn(workMs);

@@ -1,10 +1,10 @@
 import { createClient } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect-node";
 import { createGrpcWebTransport } from "@connectrpc/connect-web";
-import { expect, test } from "vitest";
+import { afterAll, beforeAll, expect, test } from "vitest";
 import { EventService } from "../../gen/millrace/v1/events_pb.js";
 import { failureOf, protocols } from "../support/clients.ts";
-import { freshName, startService, useService } from "../support/service.ts";
+import { freshName, startService, type TestService, useService } from "../support/service.ts";
 import { subscribers } from "../support/subscribers.ts";
 import { describeSubscribing, newStream, Reading, SUBSCRIBING_ENV } from "../support/subscribing.ts";
 import { failedWith, type SubscriptionFailure } from "../support/told.ts";
@@ -12,6 +12,14 @@ import { eventually } from "../support/wait.ts";
 
 const service = useService(SUBSCRIBING_ENV);
 const rest = protocols[0]!;
+let other: TestService;
+beforeAll(async () => {
+  other = await startService(service.nats.url, SUBSCRIBING_ENV);
+});
+afterAll(async () => {
+  await other[Symbol.asyncDispose]();
+  expect(other.errors).toEqual([]);
+});
 
 describeSubscribing(subscribers, service);
 
@@ -44,16 +52,31 @@ test.each(protocols)("a stream ends the poll of its name that waits over $name",
   await reading.until("an event", ({ values }) => values.length === 1);
 });
 
+test.each(protocols)("any gateway tells how far a stream has been sent over $name", async ({ connect }) => {
+  await using api = connect(service.url);
+  await using here = connect(other.url);
+  const stream = await newStream(api, 2, 6);
+  const consumerGroup = freshName();
+  await api.createConsumerGroup(consumerGroup, stream, { config: { ackWait: 30_000 } });
+  await using reading = new Reading(subscribers[2]!, service.url, stream, { consumerGroup, consumerId: "a" });
+  await reading.until("all", ({ values }) => values.length >= 6);
+  for (const by of [api, here])
+    expect((await by.getConsumerGroup(consumerGroup)).streams[0]!.partitions).toMatchObject([
+      { consumerId: "a", position: 3, lag: 3 },
+      { consumerId: "a", position: 3, lag: 3 },
+    ]);
+});
+
 test("a gateway that is killed or drained frees its streams' partitions for those of another", async () => {
   await using api = rest.connect(service.url);
   const stream = await newStream(api, 2, 0);
   const consumerGroup = freshName();
-  const other = await startService(service.nats.url);
+  const second = await startService(service.nats.url);
   await using here = new Reading(subscribers[2]!, service.url, stream, { consumerGroup });
   await here.until("both", ({ assigned }) => assigned?.length === 2);
-  await using there = new Reading(subscribers[2]!, other.url, stream, { consumerGroup });
+  await using there = new Reading(subscribers[2]!, second.url, stream, { consumerGroup });
   await there.until("one", ({ assigned }) => assigned?.length === 1);
-  await other[Symbol.asyncDispose]();
+  await second[Symbol.asyncDispose]();
   expect((there.failure as SubscriptionFailure).code).toBe(1107);
   await here.until("both again", ({ assigned }) => assigned?.length === 2);
 });

@@ -4,6 +4,7 @@ import {
   commitFault,
   dismiss,
   enter,
+  isDismissed,
   lapsed,
   leave,
   type Membership,
@@ -53,14 +54,16 @@ describe("members", () => {
     expect([owners(left), targets(left)]).toEqual(["aa", "aa"]);
   });
 
-  test("that are dismissed leave, and their streams are noted", () => {
-    const state = acknowledge(enter(polledBy(2, "b"), "a", 0, "gw.1"), "a");
+  test("that are dismissed leave, and those that read for them then are known", () => {
+    const state = polledBy(2, "bab");
     const left = dismiss(state, "a");
-    expect([owners(left), left.dismissed]).toEqual(["bb", ["gw.1"]]);
-    expect(dismiss(left, "b").dismissed).toEqual(["gw.1"]);
-    const many = Array.from({ length: 200 }, (_, n) => `gw.${n}`);
-    const last = many.reduce((each, session) => dismiss(enter(each, "a", 0, session), "a"), left);
-    expect(last.dismissed).toEqual(many.slice(-100));
+    expect(owners(left)).toBe("bb");
+    expect(isDismissed(left, "a", state.generation)).toBe(true);
+    expect(isDismissed(left, "b", state.generation)).toBe(false);
+    expect(isDismissed(left, "a", polled(left, "a").generation)).toBe(false);
+    const many = Array.from({ length: 200 }, (_, n) => `m${n}`);
+    const last = many.reduce((each, id) => dismiss(enter(each, id, 0), id), left);
+    expect(last.dismissed!.map(({ id }) => id)).toEqual(many.slice(-100));
   });
 
   test("that are none can't leave", () => {

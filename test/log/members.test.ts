@@ -1,12 +1,14 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { deadlineIn } from "../../src/domain/deadline.ts";
-import { openBucket } from "../../src/jetstream/kv.ts";
+import { type Membership, memberOf } from "../../src/domain/membership.ts";
+import { type Bucket, openBucket } from "../../src/jetstream/kv.ts";
 import { OFFSETS_BUCKET, offsetKey } from "../../src/jetstream/names.ts";
 import type { StreamRecord } from "../../src/log/catalog.ts";
 import { commit } from "../../src/log/commit.ts";
 import { seekGroup } from "../../src/log/group-admin.ts";
 import type { OffsetRecord } from "../../src/log/group-partition.ts";
 import type { GroupInStream } from "../../src/log/groups.ts";
+import { Members } from "../../src/log/members.ts";
 import { type PollOptions, type PollResult, poll } from "../../src/log/poll.ts";
 import { type Log, openLog, TESTER } from "../support/log.ts";
 import { startNats, type TestNats } from "../support/nats.ts";
@@ -124,4 +126,46 @@ test("a poll that commits answers what it has committed, though another partitio
   expect(placesOf(first).filter((place) => place.startsWith("0/"))).toEqual(expect.arrayContaining(["0/1", "0/2"]));
   expect(placesOf(first).filter((place) => place.startsWith("1/"))).toEqual([]);
   expect(first.partitions.map(({ partition }) => partition)).toEqual([0]);
+});
+
+/** Members whose record is kept here. */
+function membersAlone(sessionTimeoutMs: number, clock: () => number) {
+  const writes: Membership[] = [];
+  const bucket = {
+    get: async () => ({ value: writes.at(-1), revision: writes.length }),
+    put: async (_key: string, value: Membership, revision: number) => {
+      await new Promise(setImmediate);
+      return revision === writes.length ? writes.push(value) : undefined;
+    },
+  } as unknown as Bucket<Membership>;
+  return { members: new Members(bucket, "g", "key", sessionTimeoutMs, clock), writes };
+}
+
+test("whoever waits looks when another's lease runs out, not only when its own is to be renewed", async () => {
+  let nowMs = 0;
+  const { members } = membersAlone(8000, () => nowMs);
+  const claim = (id: string) => members.claim({ id }, 1, deadlineIn(5000));
+  await claim("away");
+  for (; nowMs < 8500; nowMs += 500) await claim("there");
+  expect([members.claimMs, members.hasLapsed]).toEqual([520, false]);
+  nowMs += 500;
+  expect([members.claimMs, members.hasLapsed]).toEqual([20, true]);
+  expect((await claim("there")).members.map(({ id }) => id)).toEqual(["there"]);
+  expect(members.claimMs).toBe(1000);
+});
+
+test("many members that come at once are stored by few writes, and each is told its own generation", async () => {
+  const { members, writes } = membersAlone(10_000, () => 0);
+  const claims = Array.from({ length: 100 }, (_, n) => members.claim({ id: `m${n}` }, 4, deadlineIn(5000)));
+  // One that is refused takes no other with it.
+  claims.push(members.renew("nobody", deadlineIn(5000)));
+  const results = await Promise.allSettled(claims);
+  expect(results.pop()).toMatchObject({ status: "rejected" });
+  for (const [n, result] of results.entries()) {
+    const state = (result as PromiseFulfilledResult<Membership>).value;
+    expect(memberOf(state, `m${n}`)!.told).toBe(state.generation);
+  }
+  expect(memberOf(members.state!, "m99")).toBeDefined();
+  expect(members.state!.members).toHaveLength(100);
+  expect(writes.length).toBeLessThanOrEqual(2);
 });
