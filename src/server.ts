@@ -70,7 +70,9 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
     }),
   );
   const catalog: Catalog = owned.use(
-    await Catalog.open(js, config.catalogReplicas, (stream, deadline) => groups.forgetStream(stream, deadline)),
+    await Catalog.open(js, config.catalogReplicas, groups.gateways, (stream, deadline) =>
+      groups.forgetStream(stream, deadline),
+    ),
   );
   const keys = owned.use(await ApiKeys.open(js, config.catalogReplicas));
   const draining = new AbortController();

@@ -1,7 +1,7 @@
 import { AckPolicy, type ConsumerInfo, DeliverPolicy, ReplayPolicy } from "@nats-io/jetstream";
 import type { Deadline } from "../domain/deadline.ts";
 import type { JetStream } from "./connection.ts";
-import { JsError, jsErrorCode } from "./errors.ts";
+import { JsError, jsErrorCode, toServiceError } from "./errors.ts";
 
 /** Where a durable consumer stands. */
 export interface DurableState {
@@ -31,7 +31,7 @@ export async function durableState(
     return stateOf(await js.call(deadline, () => js.jsm.consumers.info(jsStream, durable)));
   } catch (error) {
     if (jsErrorCode(error) === JsError.CONSUMER_NOT_FOUND) return undefined;
-    throw error;
+    throw toServiceError(error);
   }
 }
 
@@ -67,7 +67,7 @@ export async function createDurable(
     // There with other settings, from before they were changed.
     const state = await durableState(js, jsStream, durable, deadline);
     if (state) return state;
-    throw error;
+    throw toServiceError(error);
   }
 }
 
@@ -82,7 +82,11 @@ export async function resetDurable(
   seq: number,
   deadline: Deadline,
 ): Promise<void> {
-  await js.call(deadline, () => js.jsm.consumers.reset(jsStream, durable, seq));
+  try {
+    await js.call(deadline, () => js.jsm.consumers.reset(jsStream, durable, seq));
+  } catch (error) {
+    throw toServiceError(error);
+  }
 }
 
 /** Deletes a durable, if it is there. */
@@ -95,7 +99,8 @@ export async function deleteDurable(
   try {
     await js.call(deadline, () => js.jsm.consumers.delete(jsStream, durable));
   } catch (error) {
-    if (jsErrorCode(error) !== JsError.CONSUMER_NOT_FOUND) throw error;
+    const code = jsErrorCode(error);
+    if (code !== JsError.CONSUMER_NOT_FOUND && code !== JsError.STREAM_NOT_FOUND) throw toServiceError(error);
   }
 }
 

@@ -34,8 +34,8 @@ export interface Bucket<T> {
   put(key: string, value: T, revision: number, deadline: Deadline): Promise<number | undefined>;
   /** Writes whatever is there. */
   set(key: string, value: T, deadline: Deadline): Promise<number>;
-  /** Deletes one key; watches are told. */
-  delete(key: string, deadline: Deadline): Promise<void>;
+  /** Deletes one key, where `revision` is given only while it still has that; watches are told. */
+  delete(key: string, deadline: Deadline, revision?: number): Promise<void>;
   /** Deletes keys for good; `filter` is a KV subject filter such as `rec.*.abc`. Watches are not told. */
   purge(filter: string, deadline: Deadline): Promise<void>;
   /** What is there, by key. */
@@ -93,9 +93,14 @@ class JsonBucket<T> implements Bucket<T> {
     return this.#write(key, value, headerOf({}), deadline);
   }
 
-  async delete(key: string, deadline: Deadline): Promise<void> {
-    const header = headerOf({ "KV-Operation": "DEL" });
-    await this.#js.publisher.publishOne(this.#prefix + key, header, new Uint8Array(0), deadline, true);
+  async delete(key: string, deadline: Deadline, revision?: number): Promise<void> {
+    const expected = revision === undefined ? {} : { "Nats-Expected-Last-Subject-Sequence": revision };
+    const header = headerOf({ "KV-Operation": "DEL", ...expected });
+    try {
+      await this.#js.publisher.publishOne(this.#prefix + key, header, new Uint8Array(0), deadline, true);
+    } catch (error) {
+      if (!(error instanceof ServiceError) || error.code !== ErrorCode.PRECONDITION_FAILED) throw error;
+    }
   }
 
   async purge(filter: string, deadline: Deadline): Promise<void> {

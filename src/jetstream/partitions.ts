@@ -10,7 +10,7 @@ import type { Deadline } from "../domain/deadline.ts";
 import { MESSAGE_OVERHEAD_BYTES } from "../domain/limits.ts";
 import { mapLimit } from "../domain/map-limit.ts";
 import type { JetStream } from "./connection.ts";
-import { JsError, jsErrorCode } from "./errors.ts";
+import { JsError, jsErrorCode, toServiceError } from "./errors.ts";
 import { partitionStream, partitionSubject, partitionSubjects } from "./names.ts";
 
 /** What of a stream its partitions' JetStream streams depend on. */
@@ -84,7 +84,7 @@ export async function deletePartitions(js: JetStream, settings: PartitionSetting
   });
 }
 
-/** The state of every partition, in order. @throws JetStreamApiError, also when one is missing. */
+/** The state of every partition, in order. @throws ServiceError UNAVAILABLE, also when one is missing. */
 export async function partitionStates(
   js: JetStream,
   settings: PartitionSettings,
@@ -94,26 +94,37 @@ export async function partitionStates(
     return mapLimit(range(0, settings.partitions), PARALLEL, (partition) =>
       partitionState(js, settings.name, partition, deadline),
     );
-  const byName = await js.call(deadline, async () => {
-    const infos = new Map<string, StreamInfo>();
-    for await (const info of js.jsm.streams.list(partitionSubjects(settings.name))) infos.set(info.config.name, info);
-    return infos;
-  });
+  const byName = new Map<string, StreamInfo>();
+  try {
+    await js.call(deadline, async () => {
+      for await (const info of js.jsm.streams.list(partitionSubjects(settings.name)))
+        byName.set(info.config.name, info);
+    });
+  } catch (error) {
+    throw toServiceError(error);
+  }
   return mapLimit(range(0, settings.partitions), PARALLEL, async (partition) => {
     const info = byName.get(partitionStream(settings.name, partition));
     return info ? stateOf(js, partition, info) : partitionState(js, settings.name, partition, deadline);
   });
 }
 
-/** The state of one partition. @throws JetStreamApiError. */
+/** The state of one partition. @throws ServiceError UNAVAILABLE, also when it is missing. */
 export async function partitionState(
   js: JetStream,
   stream: string,
   partition: number,
   deadline: Deadline,
 ): Promise<PartitionState> {
-  const info = await js.call(deadline, () => js.jsm.streams.info(partitionStream(stream, partition)));
-  return stateOf(js, partition, info);
+  try {
+    return stateOf(
+      js,
+      partition,
+      await js.call(deadline, () => js.jsm.streams.info(partitionStream(stream, partition))),
+    );
+  } catch (error) {
+    throw toServiceError(error);
+  }
 }
 
 function stateOf(js: JetStream, partition: number, info: StreamInfo): PartitionState {

@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { isDeepStrictEqual } from "node:util";
-import type { Deadline } from "../domain/deadline.ts";
-import { ErrorCode, invalidArgument, ServiceError, streamNotFound } from "../domain/errors.ts";
+import { type Deadline, deadlineIn, msLeft, pause } from "../domain/deadline.ts";
+import { ErrorCode, invalidArgument, ServiceError, streamNotFound, timedOut } from "../domain/errors.ts";
 import { DEFAULT_MAX_MESSAGE_BYTES, MESSAGE_OVERHEAD_BYTES } from "../domain/limits.ts";
 import { type Owner, Places } from "../domain/quota.ts";
 import type { JetStream } from "../jetstream/connection.ts";
@@ -9,6 +9,7 @@ import { toServiceError } from "../jetstream/errors.ts";
 import { type Bucket, type Change, openBucket } from "../jetstream/kv.ts";
 import { STREAMS_BUCKET } from "../jetstream/names.ts";
 import { createPartitions, deletePartitions, updatePartitions } from "../jetstream/partitions.ts";
+import type { Gateways } from "./gateways.ts";
 
 export type Compression = "none" | "gzip" | "s2";
 
@@ -36,6 +37,8 @@ export interface StreamRecord extends StreamSettings {
   readonly owner?: string;
   /** Only a `ready` stream is shown; the others are finished or undone by the next call that names them. */
   readonly state: "creating" | "ready" | "deleting";
+  /** Who deletes it, since when. */
+  readonly deleting?: { readonly by: string; readonly sinceMs: number };
 }
 
 /** What a creation or change asks for; what is left out has its default, or stays. */
@@ -45,6 +48,9 @@ export type SettingsChange = { readonly [Field in keyof StreamSettings]?: Stream
 export type DeleteHook = (stream: StreamRecord, deadline: Deadline) => Promise<void>;
 
 const DEFAULT_DUPLICATE_WINDOW_MS = 120_000;
+/** A deletion that has not ended after this long is ended by whoever names the stream next. */
+const DELETION_MS = 60_000;
+const DELETION_LOOK_MS = 20;
 
 /** The streams there are. Any gateway may create and delete; all learn of it by a watch. */
 export class Catalog implements AsyncDisposable {
@@ -53,18 +59,22 @@ export class Catalog implements AsyncDisposable {
   readonly #records = new Map<string, StreamRecord>();
   readonly #listeners = new Map<string, Set<() => void>>();
   readonly #onDelete: DeleteHook;
+  readonly #gateways: Gateways;
+  /** Deletions that this gateway is at, by the stream's id. */
+  readonly #deletions = new Set<string>();
   readonly #places = new Places();
   #watch: AsyncDisposable | undefined;
 
-  private constructor(js: JetStream, bucket: Bucket<StreamRecord>, onDelete: DeleteHook) {
+  private constructor(js: JetStream, bucket: Bucket<StreamRecord>, gateways: Gateways, onDelete: DeleteHook) {
     this.#js = js;
     this.#bucket = bucket;
+    this.#gateways = gateways;
     this.#onDelete = onDelete;
   }
 
   /** @param onDelete removes what else belongs to a stream, before its name is free again. */
-  static async open(js: JetStream, replicas: number, onDelete: DeleteHook): Promise<Catalog> {
-    const catalog = new Catalog(js, await openBucket<StreamRecord>(js, STREAMS_BUCKET, replicas), onDelete);
+  static async open(js: JetStream, replicas: number, gateways: Gateways, onDelete: DeleteHook): Promise<Catalog> {
+    const catalog = new Catalog(js, await openBucket<StreamRecord>(js, STREAMS_BUCKET, replicas), gateways, onDelete);
     catalog.#watch = await catalog.#bucket.watch(">", (change) => catalog.#changed(change));
     return catalog;
   }
@@ -84,13 +94,27 @@ export class Catalog implements AsyncDisposable {
   async refresh(name: string, deadline: Deadline): Promise<StreamRecord> {
     const { value, revision } = await this.#bucket.get(name, deadline);
     if (value?.state === "creating") return this.#finishCreation(value, revision, deadline);
-    if (value?.state === "deleting") await this.#finishDeletion(value, deadline);
+    if (value?.state === "deleting" && !(await this.#isUnderWay(value, deadline)))
+      await this.#finishDeletion(value, deadline);
     if (value?.state !== "ready") {
       this.#records.delete(name);
       throw streamNotFound(name);
     }
     this.#records.set(name, value);
     return value;
+  }
+
+  /**
+   * What a call on a stream has failed with: STREAM_NOT_FOUND where the stream was deleted meanwhile, which shows as a
+   * storage without leader, or as a group that is gone.
+   */
+  async explain({ name, id }: StreamRecord, error: unknown): Promise<unknown> {
+    if (!(error instanceof ServiceError) || !OF_DELETED.has(error.code) || !this.#js.connected) return error;
+    try {
+      return (await this.refresh(name, deadlineIn(EXPLAIN_MS))).id === id ? error : streamNotFound(name);
+    } catch (failure) {
+      return isNotFound(failure) ? failure : error;
+    }
   }
 
   /**
@@ -125,8 +149,13 @@ export class Catalog implements AsyncDisposable {
         state: "creating",
       };
       const written = await this.#bucket.put(name, record, revision, deadline);
-      if (written !== undefined)
+      if (written === undefined) continue;
+      try {
         return { record: await this.#finishCreation(record, written, deadline), created: true };
+      } catch (error) {
+        // Deleted before it was complete.
+        if (!isNotFound(error) || msLeft(deadline) === 0) throw error;
+      }
     }
   }
 
@@ -165,7 +194,12 @@ export class Catalog implements AsyncDisposable {
       using _partitions =
         next.owner === undefined ? undefined : this.#holdPartitions(ownerOf(next.owner), name, next.partitions);
       // JetStream first: a crash in between leaves partitions that nobody uses yet, and the same call finishes it.
-      await this.#refusable(() => updatePartitions(this.#js, value, next, deadline));
+      try {
+        await updatePartitions(this.#js, value, next, deadline);
+      } catch (error) {
+        await this.refresh(name, deadline); // deleted meanwhile
+        throw toServiceError(error);
+      }
       if ((await this.#bucket.put(name, next, revision, deadline)) === undefined) continue;
       this.#records.set(name, next);
       return next;
@@ -181,10 +215,7 @@ export class Catalog implements AsyncDisposable {
         await this.#finishDeletion(value, deadline);
         throw streamNotFound(name);
       }
-      const record: StreamRecord = { ...value, state: "deleting" };
-      if ((await this.#bucket.put(name, record, revision, deadline)) === undefined) continue;
-      await this.#finishDeletion(record, deadline);
-      return;
+      if (await this.#delete(value, revision, deadline)) return;
     }
   }
 
@@ -249,9 +280,7 @@ export class Catalog implements AsyncDisposable {
     } catch (error) {
       // What JetStream refuses now it will refuse again: undone, so that the name is free.
       if (error instanceof ServiceError && REFUSALS.has(error.code)) {
-        const undone: StreamRecord = { ...record, state: "deleting" };
-        if ((await this.#bucket.put(record.name, undone, revision, deadline)) !== undefined)
-          await this.#finishDeletion(undone, deadline);
+        await this.#delete(record, revision, deadline);
       }
       throw error;
     }
@@ -263,11 +292,47 @@ export class Catalog implements AsyncDisposable {
     return ready;
   }
 
-  async #finishDeletion(record: StreamRecord, deadline: Deadline): Promise<void> {
+  /** Returns when a deletion has come to its end; ends it where whoever began it has ended. @throws ServiceError TIMEOUT. */
+  async #finishDeletion({ name, id }: StreamRecord, deadline: Deadline): Promise<void> {
+    for (;;) {
+      const { value, revision } = await this.#bucket.get(name, deadline);
+      if (value?.id !== id || value.state !== "deleting") return;
+      if (!(await this.#isUnderWay(value, deadline))) await this.#delete(value, revision, deadline);
+      else if (msLeft(deadline) === 0) throw timedOut(`stream "${name}" is still being deleted`);
+      else await pause(DELETION_LOOK_MS, deadline);
+    }
+  }
+
+  async #isUnderWay({ id, deleting }: StreamRecord, deadline: Deadline): Promise<boolean> {
+    if (this.#deletions.has(id)) return true;
+    if (!deleting || deleting.by === this.#gateways.own || Date.now() - deleting.sinceMs > DELETION_MS) return false;
+    return this.#gateways.lives(deleting.by, deadline);
+  }
+
+  /**
+   * Deletes a stream. One gateway does so at a time, and once: one that is late would meet what has the name next.
+   *
+   * @returns false when the record is not of the revision any more, or another call is at it.
+   */
+  async #delete(record: StreamRecord, revision: number, deadline: Deadline): Promise<boolean> {
+    if (this.#deletions.has(record.id)) return false;
+    this.#deletions.add(record.id);
+    try {
+      return await this.#remove(record, revision, deadline);
+    } finally {
+      this.#deletions.delete(record.id);
+    }
+  }
+
+  async #remove(record: StreamRecord, revision: number, deadline: Deadline): Promise<boolean> {
+    const deleting = { by: this.#gateways.own, sinceMs: Date.now() };
+    const marked = await this.#bucket.put(record.name, { ...record, state: "deleting", deleting }, revision, deadline);
+    if (marked === undefined) return false;
     this.#records.delete(record.name);
     await deletePartitions(this.#js, record, deadline);
     await this.#onDelete(record, deadline);
-    await this.#bucket.delete(record.name, deadline);
+    await this.#bucket.delete(record.name, deadline, marked);
+    return true;
   }
 
   #withDefaults(asked: SettingsChange): StreamSettings {
@@ -311,4 +376,10 @@ function withinRetention(record: StreamRecord, asked: boolean): StreamRecord {
   return { ...record, duplicateWindowMs: Math.min(record.duplicateWindowMs, record.retentionMs) };
 }
 
+const isNotFound = (error: unknown): boolean =>
+  error instanceof ServiceError && error.code === ErrorCode.STREAM_NOT_FOUND;
+
+/** Time to look whether the stream of a call is there; its own is over. */
+const EXPLAIN_MS = 200;
+const OF_DELETED = new Set([ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT, ErrorCode.CONSUMER_GROUP_NOT_FOUND]);
 const REFUSALS = new Set([ErrorCode.INVALID_ARGUMENT, ErrorCode.QUOTA_EXCEEDED]);

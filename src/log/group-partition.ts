@@ -179,8 +179,10 @@ export class GroupPartition {
     const state = await createDurable(this.#js, this.#jsStream, this.#durable, this.place.ackWaitMs, deadline);
     if (this.#failed) await this.countFailures(Math.min(state.deliveredSeq, this.#position), deadline);
     this.#failed = false;
+    const isAhead = await this.#isAhead(state, deadline);
     const { resume } = this.#record;
-    if (state.floorSeq < resume || (this.#rewind && state.deliveredSeq > resume)) await this.#reset(resume, deadline);
+    if (isAhead || state.floorSeq < resume || (this.#rewind && state.deliveredSeq > resume))
+      await this.#reset(resume, deadline);
     else {
       this.#received = Math.max(state.deliveredSeq, resume);
       this.#missing.clear();
@@ -188,6 +190,17 @@ export class GroupPartition {
     }
     this.#rewind = false;
     this.#connection = connection;
+  }
+
+  /** Whether the durable is where the entry was before it went back: a crash came between the two. */
+  async #isAhead({ floorSeq }: DurableState, deadline: Deadline): Promise<boolean> {
+    if (floorSeq <= this.#record.resume) return false;
+    // Another gateway may have committed meanwhile; the entry comes first.
+    await this.#load(deadline);
+    if (floorSeq <= this.#record.resume) return false;
+    // What expires moves the durable too.
+    const { stream, partition } = this.place;
+    return floorSeq > (await partitionState(this.#js, stream, partition, deadline)).startOffset;
   }
 
   /**

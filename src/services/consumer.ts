@@ -22,7 +22,7 @@ import type { Catalog, StreamRecord } from "../log/catalog.ts";
 import { commit } from "../log/commit.ts";
 import type { Committer, EventPlace } from "../log/group-places.ts";
 import { GroupSource } from "../log/group-source.ts";
-import type { Groups } from "../log/groups.ts";
+import type { GroupInStream, Groups } from "../log/groups.ts";
 import { type Nacked, type NackOptions, nack } from "../log/nack.ts";
 import { checkSeek, type PollResult, poll } from "../log/poll.ts";
 import { type ReadResult, readPartition, type StartOffset } from "../log/read.ts";
@@ -85,35 +85,44 @@ export class Consumer {
     for (const index of request.partition)
       if (index >= stream.partitions) throw partitionNotFound(stream.name, index, stream.partitions);
     this.#quotas?.read(stream.name);
-    if (typeof start === "number" && !(await this.#groups.get(request.consumerGroup, stream, deadline))) {
-      // A poll that is refused makes no group.
-      const polled =
-        request.partition.length > 0 ? request.partition : Array.from({ length: stream.partitions }, (_, n) => n);
+    try {
+      const group = await this.#polledGroup(request, stream, start, deadline, principal);
+      const result = await poll(this.#catalog, this.#groups, group, {
+        reader: {
+          ...(request.consumerId === undefined ? {} : { member: { id: request.consumerId } }),
+          ...(request.partition.length > 0 ? { partitions: request.partition } : {}),
+        },
+        seekTo: typeof start === "number" ? start : undefined,
+        limit: request.limit ?? DEFAULT_POLL_LIMIT,
+        maxBytes: this.#readBytes(principal, stream, request.maxBytes ?? DEFAULT_POLL_BYTES),
+        waitMs: request.timeout ?? DEFAULT_POLL_TIMEOUT_MS,
+        filter,
+        autoCommit: request.autoCommit,
+        deadline,
+        signal,
+        draining: this.#draining,
+      });
+      this.#delivered(principal, stream, result.events);
+      return result;
+    } catch (error) {
+      throw await this.#catalog.explain(stream, error);
+    }
+  }
+
+  /** The group that a poll names, made if it is new; by a poll that is refused it is not. */
+  async #polledGroup(
+    { consumerGroup, partition }: PollRequest,
+    stream: StreamRecord,
+    start: StartOffset,
+    deadline: Deadline,
+    principal: Principal,
+  ): Promise<GroupInStream> {
+    if (typeof start === "number" && !(await this.#groups.get(consumerGroup, stream, deadline))) {
+      const polled = partition.length > 0 ? partition : Array.from({ length: stream.partitions }, (_, n) => n);
       await checkSeek(this.#js, stream, polled, start, deadline);
     }
-    const group = await this.#groups.join(
-      request.consumerGroup,
-      stream,
-      { start: start === "latest" ? "latest" : "earliest", owner: this.#ownerOf(principal) },
-      deadline,
-    );
-    const result = await poll(this.#catalog, this.#groups, group, {
-      reader: {
-        ...(request.consumerId === undefined ? {} : { member: { id: request.consumerId } }),
-        ...(request.partition.length > 0 ? { partitions: request.partition } : {}),
-      },
-      seekTo: typeof start === "number" ? start : undefined,
-      limit: request.limit ?? DEFAULT_POLL_LIMIT,
-      maxBytes: this.#readBytes(principal, stream, request.maxBytes ?? DEFAULT_POLL_BYTES),
-      waitMs: request.timeout ?? DEFAULT_POLL_TIMEOUT_MS,
-      filter,
-      autoCommit: request.autoCommit,
-      deadline,
-      signal,
-      draining: this.#draining,
-    });
-    this.#delivered(principal, stream, result.events);
-    return result;
+    const word = start === "latest" ? "latest" : "earliest";
+    return this.#groups.join(consumerGroup, stream, { start: word, owner: this.#ownerOf(principal) }, deadline);
   }
 
   #readBytes(principal: Principal, { name }: StreamRecord, asked: number): number {
@@ -210,23 +219,39 @@ export class Consumer {
     const filter = this.#filter(request.filter);
     const stream = await this.#catalog.find(request.streamName, deadline);
     this.#quotas?.read(stream.name);
-    const result = await readPartition(this.#js, stream, request.partition, {
-      from,
-      limit: request.limit ?? DEFAULT_POLL_LIMIT,
-      maxBytes: this.#readBytes(principal, stream, request.maxBytes ?? DEFAULT_POLL_BYTES),
-      filter,
-      deadline,
-      signal,
-    });
-    this.#delivered(principal, stream, result.events);
-    return result;
+    try {
+      const result = await readPartition(this.#js, stream, request.partition, {
+        from,
+        limit: request.limit ?? DEFAULT_POLL_LIMIT,
+        maxBytes: this.#readBytes(principal, stream, request.maxBytes ?? DEFAULT_POLL_BYTES),
+        filter,
+        deadline,
+        signal,
+      });
+      this.#delivered(principal, stream, result.events);
+      return result;
+    } catch (error) {
+      throw await this.#catalog.explain(stream, error);
+    }
   }
 
   /** Stores what a group has processed. @throws ServiceError. */
   async commit(group: string, entries: readonly EventPlace[], by: Committer, deadline: Deadline): Promise<void> {
     checkGroupName("consumerGroup", group);
     if (by.memberId !== undefined) checkGroupName("consumerId", by.memberId);
-    await commit(this.#catalog, this.#groups, group, entries, by, deadline);
+    // As they are before it, so that what becomes of them while it runs can be told.
+    const streams = await Promise.all(
+      [...new Set(entries.map(({ stream }) => stream))].map((name) => this.#catalog.find(name, deadline)),
+    );
+    try {
+      await commit(this.#catalog, this.#groups, group, entries, by, deadline);
+    } catch (error) {
+      for (const stream of streams) {
+        const told = await this.#catalog.explain(stream, error);
+        if (told !== error) throw told;
+      }
+      throw error;
+    }
   }
 
   /** Takes back what a group could not process. @throws ServiceError. */

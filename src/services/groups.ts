@@ -137,18 +137,18 @@ export function groupService(
       const position = seekPosition(request);
       const partitions = [...request.partitions, ...(request.partition === undefined ? [] : [request.partition])];
       const stream = await catalog.find(request.stream, deadline);
-      const open = await groups.find(
-        request.consumerGroup,
-        stream,
-        ownerOf(context.values.get(principalKey)),
-        deadline,
-      );
-      const moved = await seekGroup(groups, open, partitions.length > 0 ? partitions : undefined, position, deadline);
-      return {
-        consumerGroup: request.consumerGroup,
-        stream: stream.name,
-        partitions: moved.map((each) => ({ partition: each.partition, position: BigInt(each.position) })),
-      };
+      const owner = ownerOf(context.values.get(principalKey));
+      try {
+        const open = await groups.find(request.consumerGroup, stream, owner, deadline);
+        const moved = await seekGroup(groups, open, partitions.length > 0 ? partitions : undefined, position, deadline);
+        return {
+          consumerGroup: request.consumerGroup,
+          stream: stream.name,
+          partitions: moved.map((each) => ({ partition: each.partition, position: BigInt(each.position) })),
+        };
+      } catch (error) {
+        throw await catalog.explain(stream, error);
+      }
     },
 
     async heartbeat(request, context) {

@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { type Deadline, deadlineIn } from "../domain/deadline.ts";
-import { ErrorCode, invalidArgument, ServiceError } from "../domain/errors.ts";
+import { invalidArgument, ServiceError } from "../domain/errors.ts";
 import { type Ack, type EventFields, isRefused, type NewEvent, newEvent, type RefusedEvent } from "../domain/event.ts";
 import { MAX_BATCH_EVENTS, MAX_EVENT_ID_BYTES } from "../domain/limits.ts";
 import type { Principal } from "../domain/principal.ts";
@@ -63,7 +63,7 @@ export class Producer {
       this.#traffic.published(stream.name, 1, event.payload.length);
       return ack;
     } catch (error) {
-      throw await this.#gone(stream, error, deadline);
+      throw await this.#catalog.explain(stream, error);
     }
   }
 
@@ -160,16 +160,6 @@ export class Producer {
 
   #stream(name: string, deadline: Deadline): StreamRecord | Promise<StreamRecord> {
     return this.#catalog.known(name) ?? this.#catalog.find(name, deadline);
-  }
-
-  /** A stream that another gateway deleted a moment ago has no leader any more: looked up again before it is said. */
-  async #gone(stream: StreamRecord, error: unknown, deadline: Deadline): Promise<unknown> {
-    const isUnavailable = error instanceof ServiceError && error.code === ErrorCode.UNAVAILABLE;
-    if (!isUnavailable || !this.#js.connected) return error;
-    return this.#catalog.refresh(stream.name, deadline + 1000).then(
-      () => error,
-      (found: unknown) => (found instanceof ServiceError && found.code === ErrorCode.STREAM_NOT_FOUND ? found : error),
-    );
   }
 }
 

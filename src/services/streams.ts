@@ -11,6 +11,7 @@ import {
   type StreamService,
 } from "../../gen/millrace/v1/streams_pb.js";
 import type { Deadline } from "../domain/deadline.ts";
+import { ErrorCode, ServiceError } from "../domain/errors.ts";
 import { mapLimit } from "../domain/map-limit.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { type PartitionState, partitionStates } from "../jetstream/partitions.ts";
@@ -25,12 +26,31 @@ const ADMIN_TIMEOUT_MS = 60_000;
 
 /** Creates, describes, changes and deletes streams. */
 export function streamService(js: JetStream, catalog: Catalog, ownerOf: OwnerOf): ServiceImpl<typeof StreamService> {
+  /** The stream and its partitions' states: of its next life, where it was deleted and made anew. @throws ServiceError. */
+  const present = async (record: StreamRecord, deadline: Deadline): Promise<[StreamRecord, PartitionState[]]> => {
+    try {
+      return [record, await partitionStates(js, record, deadline)];
+    } catch (error) {
+      const found = await catalog.refresh(record.name, deadline);
+      if (found.id === record.id) throw error;
+      return present(found, deadline);
+    }
+  };
   const described = async (
     record: StreamRecord,
     deadline: Deadline,
   ): Promise<{ stream: MessageInitShape<typeof StreamSchema> }> => {
-    const states = await partitionStates(js, record, deadline);
-    return { stream: { ...summary(record, states), partitionDetails: states.map(detail) } };
+    const [stream, states] = await present(record, deadline);
+    return { stream: { ...summary(stream, states), partitionDetails: states.map(detail) } };
+  };
+  /** Undefined for a stream that has been deleted meanwhile. */
+  const listed = async (record: StreamRecord, deadline: Deadline) => {
+    try {
+      return summary(...(await present(record, deadline)));
+    } catch (error) {
+      if (error instanceof ServiceError && error.code === ErrorCode.STREAM_NOT_FOUND) return undefined;
+      throw error;
+    }
   };
   return {
     async createStream(request, context) {
@@ -56,10 +76,11 @@ export function streamService(js: JetStream, catalog: Catalog, ownerOf: OwnerOf)
         maySeeStream(rights, name),
       );
       const page = found.slice(0, size);
-      const streams = await mapLimit(page, 4, async (record) =>
-        summary(record, await partitionStates(js, record, deadline)),
-      );
-      return { streams, ...(found.length > size ? { nextPageToken: page.at(-1)!.name } : {}) };
+      const streams = await mapLimit(page, 4, (record) => listed(record, deadline));
+      return {
+        streams: streams.filter((each) => each !== undefined),
+        ...(found.length > size ? { nextPageToken: page.at(-1)!.name } : {}),
+      };
     },
     async updateStream(request, context) {
       const deadline = deadlineOf(context, ADMIN_TIMEOUT_MS);

@@ -311,6 +311,29 @@ describe.each(protocols)("streams over $name", ({ connect, isRest }) => {
       expect(failure.code).toBe(1003);
     });
 
+    test("while other calls are made ends them, or they do not find it", async () => {
+      for (let round = 0; round < 5; round++) {
+        const name = freshName();
+        await api.createStream({ name, partitions: 3 });
+        await api.publishBatch(name, [{ value: 1 }, { value: 2 }, { value: 3 }]);
+        await api.poll(name, "old");
+        const calls = [0, 1, 2].flatMap((n) => [
+          api.poll(name, "old", { timeout: 2000 }),
+          api.poll(name, `new-${n}`, { timeout: 100 }),
+          api.poll(name, `from-${n}`, { timeout: 0, offset: n % 2 }),
+          api.commit("old", [{ stream: name, partition: n, offset: 0 }]),
+          api.readPartition(name, n),
+          api.getStream(name),
+          api.publish(name, { value: n }),
+        ]);
+        const listing = api.listStreams({ prefix: name });
+        const ends = calls.map((call) => call.then(() => undefined, failureOf.bind(undefined, call)));
+        await api.deleteStream(name);
+        for (const failure of await Promise.all(ends)) if (failure) expect(failure).toMatchObject(notFound);
+        expect((await listing).streams.length).toBeLessThanOrEqual(1);
+      }
+    });
+
     test("leaves a stream alone whose name only begins alike", async () => {
       const name = freshName();
       await api.createStream({ name });

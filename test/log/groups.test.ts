@@ -266,6 +266,16 @@ describe("commit", () => {
     }
   });
 
+  test("that goes back holds though a crash came before the durable went back too", async () => {
+    const stream = await streamOf(6);
+    await take(stream, "g", { limit: 6 });
+    await committing(stream, "g", 3);
+    await committing(stream, "g", 1);
+    await log.js.jsm.consumers.reset(partitionStream(stream.name, 0), durableName("g"), 5);
+    await using other = await openLog(nats.url, ACK_WAIT_MS);
+    expect(offsetsOf(await take(stream, "g", {}, other))).toEqual([2, 3, 4, 5]);
+  });
+
   test("of a partition named twice is refused before anything is applied", async () => {
     const stream = await streamOf(4, 2);
     await take(stream, "g");

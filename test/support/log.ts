@@ -28,7 +28,9 @@ export async function openLog(url: string, ackWaitMs = 30_000): Promise<Log> {
     hasStream: (name, id) => catalog.known(name)?.id === id,
     deadLetters: { appender, findStream: (name, deadline) => catalog.find(name, deadline) },
   });
-  const catalog: Catalog = await Catalog.open(js, 1, (stream, deadline) => groups.forgetStream(stream, deadline));
+  const catalog: Catalog = await Catalog.open(js, 1, groups.gateways, (stream, deadline) =>
+    groups.forgetStream(stream, deadline),
+  );
   return {
     js,
     groups,
