@@ -111,7 +111,7 @@ export class GroupSource implements Source {
       returned.some
         ? Math.max(0, returned.nextDueMs(new Set(this.#held.keys())) - Date.now())
         : Number.POSITIVE_INFINITY,
-      members.renewMs,
+      members.claimMs,
       record.ackWaitMs / 4,
       this.#options.autoCommit ? AUTO_COMMIT_MS : record.ackWaitMs,
     );
@@ -123,7 +123,8 @@ export class GroupSource implements Source {
       this.#group.stream = stream;
       this.#changed = true;
     }
-    const assignment = this.#changed || performance.now() >= this.#syncAt ? await this.#claim() : undefined;
+    const isDue = performance.now() >= this.#syncAt || this.#group.members.hasLapsed;
+    const assignment = this.#changed || isDue ? await this.#claim() : undefined;
     for (const held of this.#held.values()) await this.#follow(held);
     return { readers: [...this.#held.values()].map(({ reader }) => reader), assignment };
   }

@@ -43,6 +43,7 @@ interface Step {
 
 /** A lease is written anew when it is older than this part of the session timeout. */
 const RENEW_PART = 1 / 8;
+const SHORTEST_MS = 20;
 
 /**
  * The members of one group in one stream: the stored state, a copy of it that a watch keeps near, and the steps that
@@ -83,9 +84,30 @@ export class Members {
     return this.#state;
   }
 
-  /** How often whoever waits or streams has to {@link claim} again. */
+  /** How often a lease has to be renewed by {@link claim}. */
   get renewMs(): number {
-    return Math.max(20, this.sessionTimeoutMs * RENEW_PART);
+    return Math.max(SHORTEST_MS, this.sessionTimeoutMs * RENEW_PART);
+  }
+
+  /** After it, whoever waits or streams has to {@link claim} again: for its own lease, or because another's has run out. */
+  get claimMs(): number {
+    return Math.min(this.renewMs, this.#lapseMs + SHORTEST_MS);
+  }
+
+  /** Whether somebody has stayed away too long, who is taken out by the next {@link claim}. */
+  get hasLapsed(): boolean {
+    return this.#lapseMs === 0;
+  }
+
+  /** Until the first lease runs out. */
+  get #lapseMs(): number {
+    const seenMs = Math.min(...(this.#state?.members ?? []).map((member) => member.seenMs));
+    return Math.max(0, seenMs + this.#leaseMs + 1 - this.#clock());
+  }
+
+  get #leaseMs(): number {
+    // A lease that was not written again for its being young still holds for the whole session timeout.
+    return this.sessionTimeoutMs + this.renewMs;
   }
 
   /** Who has a partition and since when; undefined: the group never had members here. */
@@ -240,8 +262,7 @@ export class Members {
   }
 
   #lapsed(state: Membership, nowMs: number) {
-    // A lease that was not written again for its being young still holds for the whole session timeout.
-    return lapsed(state, nowMs, this.sessionTimeoutMs + this.renewMs);
+    return lapsed(state, nowMs, this.#leaseMs);
   }
 
   /** @throws ServiceError CONSUMER_GROUP_NOT_FOUND once the group is deleted. */

@@ -97,11 +97,7 @@ export async function poll(
       await run.take();
       const waitUntil = deadlineIn(waitMs);
       // A member renews its lease while it waits, and learns what others leave to it.
-      const until = Math.min(
-        waitUntil,
-        run.returnedDue(),
-        reader.member ? deadlineIn(group.members.renewMs) : waitUntil,
-      );
+      const until = Math.min(waitUntil, run.returnedDue(), member ? deadlineIn(group.members.claimMs) : waitUntil);
       while (run.events.length === 0 && msLeft(until) > 0 && !changes.signal.aborted) {
         const came = await run.wait(until, changes.signal);
         deadline = deadlineIn(workMs);

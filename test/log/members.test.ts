@@ -128,17 +128,34 @@ test("a poll that commits answers what it has committed, though another partitio
   expect(first.partitions.map(({ partition }) => partition)).toEqual([0]);
 });
 
-test("many members that come at once are stored by few writes, and each is told its own generation", async () => {
+/** Members whose record is kept here. */
+function membersAlone(sessionTimeoutMs: number, clock: () => number) {
   const writes: Membership[] = [];
   const bucket = {
     get: async () => ({ value: writes.at(-1), revision: writes.length }),
     put: async (_key: string, value: Membership, revision: number) => {
       await new Promise(setImmediate);
-      if (revision !== writes.length) return undefined;
-      return writes.push(value);
+      return revision === writes.length ? writes.push(value) : undefined;
     },
   } as unknown as Bucket<Membership>;
-  const members = new Members(bucket, "g", "key", 10_000, () => 0);
+  return { members: new Members(bucket, "g", "key", sessionTimeoutMs, clock), writes };
+}
+
+test("whoever waits looks when another's lease runs out, not only when its own is to be renewed", async () => {
+  let nowMs = 0;
+  const { members } = membersAlone(8000, () => nowMs);
+  const claim = (id: string) => members.claim({ id }, 1, deadlineIn(5000));
+  await claim("away");
+  for (; nowMs < 8500; nowMs += 500) await claim("there");
+  expect([members.claimMs, members.hasLapsed]).toEqual([521, false]);
+  nowMs += 501;
+  expect([members.claimMs, members.hasLapsed]).toEqual([20, true]);
+  expect((await claim("there")).members.map(({ id }) => id)).toEqual(["there"]);
+  expect(members.claimMs).toBe(1000);
+});
+
+test("many members that come at once are stored by few writes, and each is told its own generation", async () => {
+  const { members, writes } = membersAlone(10_000, () => 0);
   const claims = Array.from({ length: 100 }, (_, n) => members.claim({ id: `m${n}` }, 4, deadlineIn(5000)));
   // One that is refused takes no other with it.
   claims.push(members.renew("nobody", deadlineIn(5000)));
