@@ -102,7 +102,7 @@ export class Members {
   /** Until the first lease runs out. */
   get #lapseMs(): number {
     const seenMs = Math.min(...(this.#state?.members ?? []).map((member) => member.seenMs));
-    return Math.max(0, seenMs + this.#leaseMs - this.#clock());
+    return Math.max(0, seenMs + this.#leaseMs + 1 - this.#clock());
   }
 
   get #leaseMs(): number {

@@ -67,6 +67,35 @@ test.each(protocols)("any gateway tells how far a stream has been sent over $nam
     ]);
 });
 
+test("a member that takes nothing for longer than the session timeout loses its partitions, and is told when it reads on", async () => {
+  await using api = rest.connect(service.url);
+  const stream = await newStream(api, 1, 0);
+  const consumerGroup = freshName();
+  await api.createConsumerGroup(consumerGroup, stream, { config: { sessionTimeout: 500, ackWait: 60_000 } });
+  const query = new URLSearchParams({ consumerGroup, consumerId: "slow", maxUncommitted: "1000000" });
+  const response = await fetch(`${service.url}/api/v1/streams/${stream}/events/stream?${query}`);
+  const filler = "x".repeat(100_000);
+  for (let n = 0; n < 300; n += 50)
+    await api.publishBatch(
+      stream,
+      Array.from({ length: 50 }, (_, i) => ({ key: String(n + i), value: filler })),
+    );
+  const [group] = await eventually("it is a member no more", async () => {
+    const { streams } = await api.getConsumerGroup(consumerGroup);
+    return streams[0]!.members.length === 0 && streams;
+  });
+  expect(group).toMatchObject({ state: "empty", lag: 300 });
+  // It has read some before it is told, and all of it comes again.
+  const assigned: number[] = [];
+  const keys: string[] = [];
+  for await (const text of response.body!.pipeThrough(new TextDecoderStream()).pipeThrough(lines())) {
+    if (text.startsWith('data: {"consumerId"')) assigned.push(keys.length);
+    else if (text.startsWith("data: {")) keys.push(/"key":"(\d+)"/.exec(text)?.[1] ?? "");
+    if (assigned.length === 2 && keys.length === assigned[1]! + 300) break;
+  }
+  expect(keys.slice(assigned[1])).toEqual(Array.from({ length: 300 }, (_, n) => String(n)));
+});
+
 test("a gateway that is killed or drained frees its streams' partitions for those of another", async () => {
   await using api = rest.connect(service.url);
   const stream = await newStream(api, 2, 0);
@@ -103,3 +132,15 @@ test.each([
     await eventually("its member has left", async () => (await api.getConsumerGroup(consumerGroup)).state === "empty");
   },
 );
+
+/** Text as its lines. */
+function lines(): TransformStream<string, string> {
+  let rest = "";
+  return new TransformStream({
+    transform(chunk, controller) {
+      const parts = (rest + chunk).split("\n");
+      rest = parts.pop()!;
+      for (const part of parts) controller.enqueue(part);
+    },
+  });
+}
