@@ -2,7 +2,7 @@ import { type GroupAcc, GroupMath, type Session } from "../domain/group-state.ts
 import { hash32 } from "../domain/hash.ts";
 import type { WindowStage } from "../domain/topology.ts";
 import type { BlobRef, KeySnapshot, WindowSummary } from "./checkpoint.ts";
-import type { ExchangeMessage, PartitionMark, SessionJson } from "./exchange.ts";
+import { type ExchangeMessage, PACK_BYTES, type PartitionMark, type SessionJson } from "./exchange.ts";
 
 /** A group of a window that is closed. */
 export interface ClosedGroup {
@@ -21,11 +21,11 @@ interface WindowState {
   readonly shards: Shards;
 }
 
-/** Into how many parts a window's groups are divided, which of them changed, and where each is stored. */
+/** Into how many shards a window's groups are divided, which of them changed, and under which keys each is stored. */
 interface Shards {
   n: number;
   readonly dirty: Set<number>;
-  keys: (string | undefined)[];
+  keys: (readonly string[] | undefined)[];
 }
 
 const GROUPS_PER_SHARD = 3000;
@@ -170,28 +170,31 @@ export class KeyWindows {
       closed: boolean,
       shards: Shards,
       groups: Map<string, unknown>,
-      json: (v: never) => unknown,
+      entries: (group: string, state: never) => string[],
     ) => {
       grow(shards, groups.size, obsolete);
-      const lists = new Map<number, [string, unknown][]>();
+      const lists = new Map<number, string[]>();
       for (const shard of shards.dirty) lists.set(shard, []);
       if (lists.size > 0)
-        for (const [group, acc] of groups) lists.get(shardOf(group, shards.n))?.push([group, json(acc as never)]);
+        for (const [group, state] of groups) {
+          const list = lists.get(shardOf(group, shards.n));
+          if (list) for (const entry of entries(group, state as never)) list.push(entry);
+        }
       for (const [shard, list] of lists) {
-        const old = shards.keys[shard];
-        if (old !== undefined) obsolete.push(old);
-        const key = newKey();
-        shards.keys[shard] = key;
-        texts.push([key, JSON.stringify(list)]);
+        obsolete.push(...(shards.keys[shard] ?? []));
+        const parts = inParts(list).map((text): [string, string] => [newKey(), text]);
+        shards.keys[shard] = parts.map(([key]) => key);
+        texts.push(...parts);
       }
       shards.dirty.clear();
-      for (const [shard, key] of shards.keys.entries())
-        if (key !== undefined) blobs.push({ key, window, shard, shards: shards.n, closed });
+      for (const [shard, keys = []] of shards.keys.entries())
+        for (const key of keys) blobs.push({ key, window, shard, shards: shards.n, closed });
     };
     for (const { start, closed, shards, groups } of this.#windows.values())
-      save(start, closed, shards, groups, (acc: GroupAcc) => this.#math.toJson(acc));
-    save(SESSIONS, false, this.#sessionShards, this.#sessions, (list: Session[]) =>
-      list.map((each) => this.#sessionJson(each)),
+      save(start, closed, shards, groups, (group, acc: GroupAcc) => [JSON.stringify([group, this.#math.toJson(acc)])]);
+    // Each of its own, since a group may have more than a message can hold.
+    save(SESSIONS, false, this.#sessionShards, this.#sessions, (group, list: Session[]) =>
+      list.map((each) => JSON.stringify([group, [this.#sessionJson(each)]])),
     );
     const snapshot = { seq, marks: [...this.#marks.values()], heard: [...this.#heard], blobs };
     return { snapshot, texts, obsolete };
@@ -204,13 +207,13 @@ export class KeyWindows {
     for (const [index, { key, window: start, shard, shards, closed }] of snapshot.blobs.entries()) {
       const list = JSON.parse(texts[index]!) as [string, unknown[]][];
       if (start === SESSIONS) {
-        for (const [group, sessions] of list)
-          this.#sessions.set(
-            group,
-            (sessions as unknown as SessionJson[]).map((json) => this.#sessionOf(json)),
-          );
+        for (const [group, sessions] of list) {
+          const present = this.#sessions.get(group) ?? [];
+          for (const json of sessions as unknown as SessionJson[]) present.push(this.#sessionOf(json));
+          this.#sessions.set(group, present);
+        }
         this.#sessionShards.n = shards;
-        this.#sessionShards.keys[shard] = key;
+        addKey(this.#sessionShards, shard, key);
         continue;
       }
       const window = this.#windowAt(start);
@@ -220,7 +223,7 @@ export class KeyWindows {
         window.count += acc.count;
       }
       window.shards.n = shards;
-      window.shards.keys[shard] = key;
+      addKey(window.shards, shard, key);
       if (closed && !window.closed) {
         window.closed = true;
         this.#recent.push(window);
@@ -294,7 +297,7 @@ export class KeyWindows {
       const window = this.#recent.shift()!;
       groups -= window.groups.size;
       this.#windows.delete(window.start);
-      for (const key of window.shards.keys) if (key !== undefined) this.#dropped.push(key);
+      this.#dropped.push(...keysOf(window.shards));
     }
   }
 
@@ -309,12 +312,35 @@ export class KeyWindows {
 
 const shardOf = (group: string, n: number): number => Math.floor(hash32(group, 0x9747b28c) / 4096) % n;
 
+const keysOf = ({ keys }: Shards): string[] => keys.flatMap((each) => each ?? []);
+
+function addKey(shards: Shards, shard: number, key: string): void {
+  shards.keys[shard] = [...(shards.keys[shard] ?? []), key];
+}
+
+/** Texts of a shard's groups as JSON lists that each fit a message, however much there is to a group. */
+function inParts(groups: readonly string[]): string[] {
+  const parts: string[] = [];
+  let part: string[] = [];
+  let chars = 0;
+  for (const text of groups) {
+    if (part.length > 0 && chars + text.length > PACK_BYTES) {
+      parts.push(`[${part.join(",")}]`);
+      part = [];
+      chars = 0;
+    }
+    part.push(text);
+    chars += text.length + 1;
+  }
+  return [...parts, `[${part.join(",")}]`];
+}
+
 /** Divides anew when there are too many groups for the present number of parts: then all of them change. */
 function grow(shards: Shards, groups: number, obsolete: string[]): void {
   let n = shards.n;
   while (groups > n * GROUPS_PER_SHARD) n *= 2;
   if (n === shards.n) return;
-  for (const key of shards.keys) if (key !== undefined) obsolete.push(key);
+  obsolete.push(...keysOf(shards));
   shards.n = n;
   shards.keys = [];
   shards.dirty.clear();

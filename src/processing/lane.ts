@@ -1,5 +1,6 @@
 import type { Logger } from "pino";
 import { deadlineIn } from "../domain/deadline.ts";
+import { ErrorCode, ServiceError } from "../domain/errors.ts";
 import type { StoredEvent } from "../domain/event.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { Journal } from "../jetstream/journal.ts";
@@ -20,7 +21,7 @@ import { ExchangeSender } from "./exchange-sender.ts";
 import { Fence } from "./fence.ts";
 import type { Flight } from "./flight.ts";
 import { KeyPart } from "./key-part.ts";
-import { COMMIT_DEADLINE_MS, LaneFailed, type LaneSpec, type LaneTools } from "./lane-spec.ts";
+import { COMMIT_DEADLINE_MS, Fenced, LaneFailed, type LaneSpec, type LaneTools } from "./lane-spec.ts";
 import { LaneStatusTeller } from "./lane-status.ts";
 import { LocalWindows } from "./local-windows.ts";
 import { type EventOutcome, PartitionPart } from "./partition-part.ts";
@@ -34,6 +35,7 @@ import { SideEvents } from "./side-events.ts";
 const MAX_LOCAL_GROUPS = 10_000;
 const MAX_QUEUED_RESULTS = 10_000;
 const MAX_SHOWN_KEY = 64;
+const PASSING: ReadonlySet<ErrorCode> = new Set([ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT, ErrorCode.QUOTA_EXCEEDED]);
 /**
  * Runs one lane of a processor: its partitions, its groups, and its commits. All that a commit says becomes visible at once
  * or not at all, and only as long as no other owner has committed.
@@ -92,11 +94,18 @@ export class Lane {
       await this.#work();
     } catch (error) {
       if (error instanceof StreamGone) await this.#status.tell(`the stream "${this.#spec.record.source}" is gone`);
+      else if (this.#isTold(error)) await this.#status.tell(`it begins anew: ${(error as Error).message}`);
       throw error;
     } finally {
       this.#over.abort(new Error("the lane is over"));
       this.#log.debug({ ...this.#pace.total, ranMs: performance.now() - began }, "lane over");
     }
+  }
+
+  /** Whether an error is to be seen in the status. What passes by itself is not, nor what keeps the status from being stored. */
+  #isTold(error: unknown): boolean {
+    if (error instanceof Fenced || error instanceof LaneFailed || this.#stopping.signal.aborted) return false;
+    return !(error instanceof ServiceError) || !PASSING.has(error.code);
   }
 
   async #open(): Promise<void> {

@@ -122,19 +122,29 @@ class Packer {
     this.#groups.push([group, acc]);
   }
 
-  addSessions(group: string, sessions: SessionJson[]): void {
-    this.#room(group.length + sessions.reduce((sum, [, , acc]) => sum + 40 + roughBytes(acc), 0));
-    this.#s.push([group, sessions]);
+  /** A group may have more sessions than a message can hold. */
+  addSessions(group: string, sessions: readonly SessionJson[]): void {
+    let own: SessionJson[] | undefined;
+    for (const session of sessions) {
+      const isNew = this.#room(40 + roughBytes(session[2]) + (own ? 0 : group.length));
+      if (isNew || !own) {
+        own = [];
+        this.#s.push([group, own]);
+      }
+      own.push(session);
+    }
   }
 
-  #room(bytes: number): void {
+  /** @returns whether it began a new message. */
+  #room(bytes: number): boolean {
     this.#bytes += bytes;
-    if (this.#bytes <= PACK_BYTES) return;
+    if (this.#bytes <= PACK_BYTES) return false;
     this.#d = [];
     this.#s = [];
     this.#start = undefined;
     this.#bytes = bytes;
     this.messages.push({ i: this.#incarnation, g: this.#from, d: this.#d, s: this.#s });
+    return true;
   }
 }
 
