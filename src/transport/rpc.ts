@@ -212,6 +212,9 @@ function refused(
     }
     case 415: {
       const answer = say(`content type "${(contentType ?? "").slice(0, 100)}" is not supported`);
+      // Of a caller that sends, say, an image, not even the protocol is known: clients of gRPC take JSON for Connect's.
+      if (contentType !== undefined && !contentType.startsWith("application/"))
+        answer.header?.set("content-type", "text/plain; charset=utf-8");
       answer.header?.set("accept-post", "application/json, application/proto, application/grpc, application/grpc-web");
       return answer;
     }
