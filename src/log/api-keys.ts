@@ -1,4 +1,4 @@
-import { apiKeyHash, apiKeyId, isApiKey, newApiKey } from "../domain/api-key.ts";
+import { apiKeyId, isSameHash, newApiKey, secretHash } from "../domain/api-key.ts";
 import type { Deadline } from "../domain/deadline.ts";
 import { resourceNotFound } from "../domain/errors.ts";
 import type { Principal } from "../domain/principal.ts";
@@ -49,10 +49,10 @@ export class ApiKeys implements AsyncDisposable {
     return keys;
   }
 
-  /** Whose key a text is; undefined for none that is valid now. No I/O. */
-  principalOf(text: string): Principal | undefined {
+  /** Whose key a text is, whose hash is given too; undefined for none that is valid now. No I/O. */
+  principalOf(text: string, hash: Uint8Array): Principal | undefined {
     const known = this.#known.get(apiKeyId(text) ?? "");
-    if (!known || !isApiKey(text, known.hash)) return undefined;
+    if (!known || !isSameHash(hash, known.hash)) return undefined;
     const { expiresAtMs } = known.record;
     return expiresAtMs !== undefined && expiresAtMs <= Date.now() ? undefined : known.principal;
   }
@@ -63,7 +63,7 @@ export class ApiKeys implements AsyncDisposable {
     deadline: Deadline,
   ): Promise<{ record: ApiKeyRecord; text: string }> {
     const { id, text } = newApiKey();
-    const record = { id, ...fields, hash: apiKeyHash(text).toString("hex"), createdAtMs: Date.now() };
+    const record = { id, ...fields, hash: secretHash(text).toString("hex"), createdAtMs: Date.now() };
     await this.#bucket.set(id, record, deadline);
     this.#learn(record);
     return { record, text };

@@ -1,6 +1,6 @@
-import { createHash, createPublicKey, timingSafeEqual } from "node:crypto";
+import { createPublicKey } from "node:crypto";
 import { createRemoteJWKSet, type JWTPayload, type JWTVerifyGetKey, jwtVerify } from "jose";
-import { apiKeyId } from "../domain/api-key.ts";
+import { apiKeyId, isSameHash, secretHash } from "../domain/api-key.ts";
 import { ServiceError, unavailable } from "../domain/errors.ts";
 import { ANYONE, type Principal, unauthenticated } from "../domain/principal.ts";
 import { rightsOf } from "../domain/rights.ts";
@@ -61,7 +61,7 @@ export class Identity {
   constructor(options: IdentityOptions | undefined, keys: ApiKeys) {
     this.#options = options;
     this.#keys = keys;
-    if (options?.adminKey !== undefined) this.#adminHash = sha256(options.adminKey);
+    if (options?.adminKey !== undefined) this.#adminHash = secretHash(options.adminKey);
     if (options?.jwt) this.#jwtKey = jwtKeyOf(options.jwt.keys);
     for (const [name, rights] of options?.tlsNames ?? [])
       this.#tlsPrincipals.set(name, { ...ANYONE, id: `tls:${name}`, rights: rightsOf(rights) });
@@ -84,15 +84,15 @@ export class Identity {
     }
     const [, text] = /^bearer +(\S+) *$/i.exec(authorization) ?? [];
     if (text === undefined) throw unauthenticated("the authorization header must be: Bearer <API key or token>");
-    if (this.#adminHash && timingSafeEqual(sha256(text), this.#adminHash)) return this.#admin;
-    const ofKey = this.#keys.principalOf(text);
+    const hash = secretHash(text);
+    if (this.#adminHash && isSameHash(hash, this.#adminHash)) return this.#admin;
+    const ofKey = this.#keys.principalOf(text, hash);
     if (ofKey) return ofKey;
-    if (this.#jwtKey && apiKeyId(text) === undefined) return this.#ofToken(text);
+    if (this.#jwtKey && apiKeyId(text) === undefined) return this.#ofToken(text, hash.toString("base64"));
     throw unauthenticated("the API key is not valid");
   }
 
-  #ofToken(token: string): Principal | Promise<Principal> {
-    const hash = sha256(token).toString("base64");
+  #ofToken(token: string, hash: string): Principal | Promise<Principal> {
     const known = this.#tokens.get(hash);
     if (!known) return this.#verify(token, hash);
     this.#tokens.delete(hash);
@@ -129,8 +129,6 @@ export class Identity {
     return principal;
   }
 }
-
-const sha256 = (text: string): Buffer => createHash("sha256").update(text).digest();
 
 function jwtKeyOf(keys: NonNullable<IdentityOptions["jwt"]>["keys"]): JWTVerifyGetKey {
   if ("jwksUrl" in keys) return createRemoteJWKSet(new URL(keys.jwksUrl));

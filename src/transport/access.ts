@@ -7,33 +7,32 @@ import { EventService } from "../../gen/millrace/v1/events_pb.js";
 import { ANYONE, type Principal, permissionDenied, whileValid } from "../domain/principal.ts";
 import { authorize, authorizeMethod, isOpenService, type Named, principalKey } from "../services/access.ts";
 import type { Identity } from "../services/identity.ts";
-import type { Mounted } from "./in-process.ts";
 import { METRICS_PATH, OPERATOR_PATHS } from "./operator.ts";
-import { restRoutes } from "./rest-routes.ts";
 
-const principals = new WeakMap<object, Principal>();
+declare module "fastify" {
+  interface FastifyRequest {
+    /** Undefined where callers are not asked. */
+    principal: Principal | undefined;
+  }
+}
 
 /** Who makes a request. */
-export const principalOf = (req: FastifyRequest): Principal => principals.get(req) ?? ANYONE;
+export const principalOf = (req: FastifyRequest): Principal => req.principal ?? ANYONE;
 
 /** Asks every caller who it is, but on the operator's paths and the services that are open. Register it before what answers. */
-export function askCallers(app: FastifyInstance, identity: Identity, mounted: readonly Mounted[]): void {
+export function askCallers(app: FastifyInstance, identity: Identity): void {
+  app.decorateRequest("principal", undefined);
   if (!identity.isOn) return;
-  const methods = new Map<string, DescMethod>();
-  for (const { service } of mounted) {
-    for (const method of service.methods) methods.set(`/${service.typeName}/${method.name}`, method);
-    for (const { httpMethod, path, method } of restRoutes(service)) methods.set(`${httpMethod} ${path}`, method);
-  }
   app.addHook("onRequest", (req, _reply, done) => {
-    const url = req.routeOptions.url ?? "";
-    const method = methods.get(url) ?? methods.get(`${req.method} ${url}`);
+    const { url = "", config } = req.routeOptions;
+    const method = config?.rpc;
     if ((OPERATOR_PATHS.includes(url) && url !== METRICS_PATH) || (method && isOpenService(method.parent.typeName)))
       return done();
     const admit = (principal: Principal) => {
       if (method) authorizeMethod(method, principal);
       if (url === METRICS_PATH && !principal.rights.metrics)
         throw permissionDenied("you have no right to read metrics");
-      principals.set(req, principal);
+      req.principal = principal;
       done();
     };
     try {

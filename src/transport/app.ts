@@ -90,7 +90,7 @@ export async function createApp(options: AppOptions): Promise<App> {
   if (isTracing()) traceCalls(app as unknown as FastifyInstance);
   app.setErrorHandler(answerFailure(log));
   if (options.corsOrigins.length > 0) await app.register(cors, corsOptions(options.corsOrigins));
-  askCallers(app as unknown as FastifyInstance, options.identity, options.mounted);
+  askCallers(app as unknown as FastifyInstance, options.identity);
   options.bodies.attach(app);
   holdToQuotas(app as unknown as FastifyInstance, options.quotas);
   const interceptors = [errorInterceptor(log), accessInterceptor, validateInterceptor];

@@ -44,6 +44,8 @@ export interface RestOptions {
 
 /** What a caller may go on sending after its answer. */
 const AFTER_ANSWER: DiscardLimits = { bytes: 64 * 1024 * 1024, ms: 5000 };
+/** Announced bodies of so many bytes are on their way already when the headers are here. */
+const DUMPED_BYTES = 16 * 1024;
 const GONE = new ConnectError("the caller went away", Code.Canceled);
 
 /** Every REST route of the services, and the answers to paths and methods that are none. */
@@ -148,13 +150,17 @@ function endWith(socket: Duplex, failure: ServiceError): void {
 export function sendError(reply: FastifyReply, failure: ServiceError): FastifyReply {
   noteFailure(reply.request, failure);
   // A caller that sends all before it reads would never see an answer given before.
-  new RequestBody(reply.request.raw).discard(AFTER_ANSWER);
+  if (!isDumped(reply.request)) new RequestBody(reply.request.raw).discard(AFTER_ANSWER);
   return reply
     .code(failure.httpStatus)
     .headers(restErrorHeaders(failure))
     .header("content-type", "application/json; charset=utf-8")
     .send(JSON.stringify(restErrorBody(failure)));
 }
+
+/** Whether Node itself reads on to the end of a request that was answered, since nobody else has begun to, and that end is near. */
+const isDumped = ({ raw, headers }: FastifyRequest): boolean =>
+  raw.httpVersionMajor === 1 && raw.readableFlowing === null && Number(headers["content-length"]) <= DUMPED_BYTES;
 
 /** Answers what a route or a hook has thrown, in REST's form. */
 export const answerFailure =
