@@ -47,24 +47,29 @@ export class Appender {
     this.#js = js;
   }
 
-  /** Stores one event. @throws ServiceError. */
-  async append(stream: StreamRecord, event: NewEvent, options: AppendOptions): Promise<Ack> {
-    const prepared = await this.prepare(stream, event, options.gzip ?? false);
-    const { publisher } = this.#js;
-    if (publisher.full) await publisher.room(options.deadline);
-    const { eventId, partition } = prepared;
-    try {
-      const { seq, duplicate } = await publisher.publishOne(
-        prepared.subject,
-        prepared.header,
-        prepared.payload,
-        options.deadline,
-        true,
-      );
-      return { eventId, partition, offset: seq - 1, duplicate };
-    } catch (error) {
-      return succeeded(await this.#explain(stream, prepared, error as ServiceError, options.deadline));
-    }
+  /** Stores one event. @throws ServiceError, at once or as a rejection. */
+  append(stream: StreamRecord, event: NewEvent, options: AppendOptions): Promise<Ack> {
+    const prepared = this.prepare(stream, event, options.gzip ?? false);
+    if (prepared instanceof Promise || this.#js.publisher.full) return this.#sendLater(stream, prepared, options);
+    return this.#send(stream, prepared, options);
+  }
+
+  async #sendLater(
+    stream: StreamRecord,
+    preparing: Prepared | Promise<Prepared>,
+    options: AppendOptions,
+  ): Promise<Ack> {
+    const prepared = await preparing;
+    await this.#js.publisher.room(options.deadline);
+    return this.#send(stream, prepared, options);
+  }
+
+  #send(stream: StreamRecord, prepared: Prepared, { deadline }: AppendOptions): Promise<Ack> {
+    const { subject, header, payload, eventId, partition } = prepared;
+    return this.#js.publisher.publishOne(subject, header, payload, deadline, true).then(
+      ({ seq, duplicate }) => ({ eventId, partition, offset: seq - 1, duplicate }),
+      async (error: ServiceError) => succeeded(await this.#explain(stream, prepared, error, deadline)),
+    );
   }
 
   /** Stores events, each by itself. @returns one outcome each, in order; never rejects for a single event. */

@@ -44,27 +44,33 @@ export class Producer {
     this.#quotas = quotas;
   }
 
-  /** Stores one event. @throws ServiceError. */
-  async publish(
+  /** Stores one event. @throws ServiceError, at once or as a rejection. */
+  publish(
     streamName: string,
     fields: EventFields,
     idempotencyKey: string | undefined,
     deadline: Deadline,
   ): Promise<Ack> {
     const event = withTrace(newEvent(identified(fields, idempotencyKey)), presentTrace(streamName, 1));
-    const stream = await this.#stream(streamName, deadline);
-    this.#quotas?.publish(streamName, event.payload.length);
-    return this.#append(stream, event, deadline);
+    const stream = this.#stream(streamName, deadline);
+    const append = (found: StreamRecord) => {
+      this.#quotas?.publish(streamName, event.payload.length);
+      return this.#append(found, event, deadline);
+    };
+    return stream instanceof Promise ? stream.then(append) : append(stream);
   }
 
-  async #append(stream: StreamRecord, event: NewEvent, deadline: Deadline): Promise<Ack> {
-    try {
-      const ack = await this.#appender.append(stream, event, { deadline });
-      this.#traffic.published(stream.name, 1, event.payload.length);
-      return ack;
-    } catch (error) {
-      throw await this.#catalog.explain(stream, error);
-    }
+  // Every promise less counts: an event goes through here by itself.
+  #append(stream: StreamRecord, event: NewEvent, deadline: Deadline): Promise<Ack> {
+    return this.#appender.append(stream, event, { deadline }).then(
+      (ack) => {
+        this.#traffic.published(stream.name, 1, event.payload.length);
+        return ack;
+      },
+      async (error: unknown) => {
+        throw await this.#catalog.explain(stream, error);
+      },
+    );
   }
 
   /** Stores many events. @throws ServiceError when the batch as a whole can't be published. */
