@@ -166,7 +166,11 @@ export function createListener(handler: RequestHandler, options: ListenerOptions
     });
     secure.on("tlsClientError", (_error, socket) => socket.destroy());
     secure.on("secureConnection", (socket) => {
-      (socket.alpnProtocol === "h2" ? toHttp2 : toHttp1).call(server, socket);
+      if (socket.alpnProtocol === "h2") return toHttp2(socket);
+      toHttp1.call(server, socket);
+      // Without a listener Node's parser is fed by the TLS layer itself, which goes on doing so while the parser is paused:
+      // the connection broke off where a request of two records came in one packet before the last answer was written.
+      socket.on("data", () => {});
     });
     server.on("connection", (socket) => secure?.emit("connection", socket));
   } else {

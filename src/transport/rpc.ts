@@ -246,7 +246,9 @@ async function write(
       for (const [name, value] of Object.entries(nodeHeaders(reply, answer.header)))
         if (value !== undefined) res.setHeader(name, value);
     } else res.writeHead(answer.status, nodeHeaders(reply, answer.header));
-    for (; chunk && !chunk.done; chunk = await chunks?.next()) {
+    // A body of announced length is in one piece, which goes out with the end of the answer.
+    const whole = answer.header?.has("content-length") && !chunk?.done ? chunk?.value : undefined;
+    for (; !whole && chunk && !chunk.done; chunk = await chunks?.next()) {
       if (!res.write(chunk.value)) await writable(res);
       if (call.signal.aborted) return;
     }
@@ -254,7 +256,7 @@ async function write(
     if (answer.trailer) res.addTrailers(Object.fromEntries(answer.trailer) as OutgoingHttpHeaders as never);
     body.discard(afterAnswer);
     call.isAnswered = true;
-    res.end();
+    res.end(whole);
   } finally {
     await chunks?.return?.().catch(() => {});
   }

@@ -4,6 +4,7 @@ import * as http from "node:http";
 import * as http2 from "node:http2";
 import * as https from "node:https";
 import { type AddressInfo, connect, type Socket } from "node:net";
+import { Duplex } from "node:stream";
 import { text } from "node:stream/consumers";
 import * as tls from "node:tls";
 import { afterEach, describe, expect, test } from "vitest";
@@ -264,6 +265,44 @@ describe("TLS", () => {
     const session = dialHttp2(`https://127.0.0.1:${port}`, options);
     expect((await askHttp2(session, { ":path": "/" })).body).toBe("2.0 GET / ");
     expect(session.alpnProtocol).toBe("h2");
+  });
+
+  test("takes requests of several records while an answer is not yet taken", async () => {
+    const large = "x".repeat(8 * 1024 * 1024);
+    const [server, port] = await start({ tls: certificate("server") }, (req, res) => {
+      if (req.url === "/large") res.end(large);
+      else echo(req, res);
+    });
+    const failures: unknown[] = [];
+    server.on("clientError", (error) => failures.push(error));
+    const socket = await dial(port);
+    // What is written in one turn of `packet` goes out as one packet, however many records it is.
+    let waiting: Buffer[] | undefined;
+    const send = new Duplex({
+      read: () => void socket.resume(),
+      write: (chunk: Buffer, _encoding, done) => {
+        if (waiting) waiting.push(chunk);
+        else socket.write(chunk);
+        done();
+      },
+    });
+    socket.on("data", (chunk) => send.push(chunk) || socket.pause());
+    socket.on("end", () => send.push(null));
+    const client = tls.connect({ socket: send, ...options });
+    await once(client, "secureConnect");
+    const packet = async (...records: string[]) => {
+      waiting = [];
+      for (const record of records) await new Promise((done) => client.write(record, done));
+      socket.write(Buffer.concat(waiting));
+      waiting = undefined;
+    };
+    await packet("GET /large HTTP/1.1\r\nhost: a\r\n\r\n");
+    await until(() => socket.bytesRead > 0 && socket.isPaused());
+    await packet("POST /second HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\nconnection: close\r\n\r\n", "body");
+    const answers = await text(client);
+    expect(answers).toContain(large);
+    expect(answers.slice(-40)).toContain("1.1 POST /second body");
+    expect(failures).toEqual([]);
   });
 
   test("drops cleartext", async () => {
