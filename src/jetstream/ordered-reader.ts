@@ -31,6 +31,7 @@ export interface ReaderOptions {
   readonly lastPerSubject?: boolean;
   readonly headersOnly?: boolean;
   readonly batch: number;
+  /** Most bytes of one batch, default {@link BATCH_BYTES}; a larger message comes alone. */
   readonly maxBytes?: number;
 }
 
@@ -45,6 +46,8 @@ export interface ReadBatch {
 
 type Pulled = PullResult & Pick<ReadBatch, "asOfMs">;
 
+/** A server gives up a connection that has tens of megabytes on their way to it. */
+const BATCH_BYTES = 4 * 1024 * 1024;
 const CALL_MS = 5000;
 /** The storage forgets a consumer that nobody reads after this long. */
 const INACTIVE_MS = 30_000;
@@ -82,8 +85,8 @@ export class OrderedReader {
    */
   async read(waitMs: number, signal: AbortSignal): Promise<ReadBatch> {
     const consumer = await this.#open(deadlineIn(CALL_MS));
-    const { batch, maxBytes } = this.#options;
-    const take = { batch, waitMs: 0, ...(maxBytes === undefined ? {} : { maxBytes }) };
+    const { batch, maxBytes = BATCH_BYTES } = this.#options;
+    const take = { batch, waitMs: 0, maxBytes };
     let result = await (this.#ahead ?? this.#pull(consumer.name, take, signal));
     this.#ahead = undefined;
     if (result.messages.length === 0 && result.end === "empty" && waitMs > 0 && !signal.aborted)

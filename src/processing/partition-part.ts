@@ -55,7 +55,6 @@ export interface PartitionPartOptions {
 /** Longest that events are processed without a turn for the other lanes of the thread; one event may take longer. */
 const SLICE_MS = 20;
 const BATCH = 500;
-const BATCH_BYTES = 4 * 1024 * 1024;
 const MAX_WAIT_MS = 1000;
 /** An event may be stored with a time by this much before the moment at which the storage said that there is none. */
 const CLOCK_MARGIN_MS = 100;
@@ -116,7 +115,6 @@ export class PartitionPart {
       from: this.progress.next + 1,
       dense: true,
       batch: BATCH,
-      maxBytes: BATCH_BYTES,
     });
     try {
       while (!signal.aborted) {

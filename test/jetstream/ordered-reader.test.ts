@@ -59,3 +59,19 @@ test("what a read says of the end is as of the moment when the storage said it",
   expect(asOfMs).toBeLessThanOrEqual(stillMs + 1000);
   await behind.close();
 });
+
+test("a batch of large messages has no more bytes than the server gives one connection at once", async () => {
+  const [large, messages] = [900_000, 12];
+  await js.jsm.streams.add({ name: "large", subjects: ["large"] });
+  for (let i = 0; i < messages; i++) await js.nc.request("large", new Uint8Array(large));
+  const reader = new OrderedReader(js, { jsStream: "large", filter: "large", from: 1, dense: true, batch: 500 });
+  const batches: number[] = [];
+  for (let atEnd = false; !atEnd; ) {
+    const read = await reader.read(0, FOREVER);
+    batches.push(read.messages.length);
+    ({ atEnd } = read);
+  }
+  expect(batches.reduce((sum, length) => sum + length)).toBe(messages);
+  expect(Math.max(...batches) * large).toBeLessThanOrEqual(4 * 1024 * 1024);
+  await reader.close();
+});
