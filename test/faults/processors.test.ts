@@ -47,8 +47,8 @@ async function round(seed: number): Promise<void> {
   const partitions = shapes.pick([2, 3, 4, 5]);
   const threads = shapes.pick(["1", "2"]);
   const processors = FAMILIES.map((family) => randomProcessor(shapes, family));
-  const texts = processors.map((each) => JSON.stringify(each.request));
-  console.log([`seed ${seed}, ${partitions} partitions, ${threads} threads`, ...texts].join("\n"));
+  const texts = processors.map(({ request }) => `seed ${seed}, ${partitions} partitions: ${JSON.stringify(request)}`);
+  console.log(texts.join("\n"));
 
   await using nats = await startNats();
   const env = { NATS_URL: nats.url, MILLRACE_PROCESSOR_THREADS: threads, NODE_COMPILE_CACHE: cache };
@@ -79,14 +79,14 @@ async function round(seed: number): Promise<void> {
   const stored = source.map(({ eventId }) => eventId);
   expect(difference(stored, published), "the source holds each event once").toEqual(NONE);
   const byPartition = Array.from({ length: partitions }, (_, p) => source.filter(({ partition }) => partition === p));
-  let rows = 0;
-  for (const [i, { topology }] of processors.entries())
-    rows += await check(victims, ids[i]!, topology, `out-${i}`, byPartition, `seed ${seed}: ${texts[i]}`);
+  const rows = await Promise.all(
+    processors.map(({ topology }, i) => check(victims, ids[i]!, topology, `out-${i}`, byPartition, texts[i]!)),
+  );
   expect(victims.faults).toEqual([]);
   const seconds = [calmMs - began, performance.now() - calmMs].map((ms) => Math.round(ms / 1000));
   const counts = Object.entries(victims.counts).map(([kind, count]) => `${count} ${kind}`);
   console.log(
-    `seed ${seed}: ${counts.join(", ")}; ${source.length} events, ${rows} rows; ${seconds[0]} s, then ${seconds[1]} s`,
+    `seed ${seed}: ${counts.join(", ")}; ${source.length} events, ${rows.join(" + ")} rows; ${seconds[0]} s, then ${seconds[1]} s`,
   );
 }
 
