@@ -5,8 +5,8 @@ export default defineConfig({
     include: ["test/**/*.test.ts"],
     testTimeout: 60_000,
     hookTimeout: 120_000,
-    // Each file starts servers of its own; more than two at once only slow each other down.
-    maxWorkers: 2,
+    // Each file starts servers of its own and spends part of its time in waiting for them.
+    maxWorkers: 3,
     pool: "forks",
   },
 });
