@@ -1,3 +1,4 @@
+import "./tick-shape.ts";
 import { pino } from "pino";
 import { type Config, loadConfig } from "./config.ts";
 import { startServer } from "./server.ts";

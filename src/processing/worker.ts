@@ -1,3 +1,4 @@
+import "../tick-shape.ts";
 import { Writable } from "node:stream";
 import { parentPort, workerData } from "node:worker_threads";
 import { pino } from "pino";
