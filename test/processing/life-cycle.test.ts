@@ -285,6 +285,9 @@ test("once a processor is deleted nothing more is written to its sink", async ()
   const others = new Calls(other.url);
   for (let round = 0; round < 5; round++) {
     const { id, source, sink } = await create(calls, { operations: [{ predicate: "true" }] });
+    const beside = `${source}-beside`;
+    const operations = [{ type: "filter", predicate: "true" }];
+    await calls.ok("POST", "/processors", { name: "beside", source, sink: beside, operations });
     await calls.publish(source, [{ partition: 0, value: 1 }]);
     await calls.whenHolds(sink, 1);
     await others.ok("DELETE", `/processors/${id}`);
@@ -292,7 +295,8 @@ test("once a processor is deleted nothing more is written to its sink", async ()
       source,
       [0, 1].map((partition) => ({ partition, value: 2 })),
     );
-    await new Promise((resolve) => setTimeout(resolve, 100));
+    // One that is there has had the time to write both.
+    await calls.whenHolds(beside, 3);
     expect(await calls.readAll(sink)).toHaveLength(1);
   }
 });
