@@ -113,11 +113,10 @@ export class Identity {
       }));
     } catch (error) {
       if (error instanceof ServiceError) throw error;
-      const code = String((error as { code?: string }).code ?? "");
-      if (code === "ERR_JWKS_TIMEOUT" || !code.startsWith("ERR_J"))
-        throw unavailable("the key set that checks tokens is out of reach", error);
-      throw unauthenticated(code === "ERR_JWT_EXPIRED" ? "the token has expired" : "the token is not valid");
+      throw unauthenticated(codeOf(error) === "ERR_JWT_EXPIRED" ? "the token has expired" : "the token is not valid");
     }
+    // Quotas and owners go by it, so it must be a name.
+    if (typeof payload.sub !== "string" || payload.sub === "") throw unauthenticated("the token is not valid");
     const principal: Principal = {
       id: `jwt:${payload.sub}`,
       rights: rightsOf(scopesOf(payload)),
@@ -130,8 +129,20 @@ export class Identity {
   }
 }
 
+const codeOf = (error: unknown): string => String((error as { code?: string }).code ?? "");
+
+/** Of the failures to find a token's key those that are the token's; all others are the key set's. */
+const FAULTS_OF_TOKENS = ["ERR_JWKS_NO_MATCHING_KEY", "ERR_JWKS_MULTIPLE_MATCHING_KEYS", "ERR_JOSE_NOT_SUPPORTED"];
+
 function jwtKeyOf(keys: NonNullable<IdentityOptions["jwt"]>["keys"]): JWTVerifyGetKey {
-  if ("jwksUrl" in keys) return createRemoteJWKSet(new URL(keys.jwksUrl));
+  if ("jwksUrl" in keys) {
+    const find = createRemoteJWKSet(new URL(keys.jwksUrl));
+    return (header, token) =>
+      find(header, token).catch((error: unknown) => {
+        if (FAULTS_OF_TOKENS.includes(codeOf(error))) throw error;
+        throw unavailable("the key set that checks tokens is out of reach", error);
+      });
+  }
   const key = createPublicKey(keys.pem);
   return async () => key;
 }

@@ -27,10 +27,14 @@ export function toServiceError(error: unknown, requestId: string): ServiceError 
 const internal = (requestId: string, cause: unknown): ServiceError =>
   new ServiceError(ErrorCode.INTERNAL, `internal error, request ${requestId}`, { cause });
 
+/** What Connect says of a message that can't be decoded. It calls that internal, but it is the caller's fault. */
+const UNDECODABLE = /^(?:parse binary:|received compressed envelope)/;
+
 /** What Connect itself refuses, before or instead of a call. */
 function ofConnect(error: ConnectError, requestId: string): ServiceError {
   if (error.cause instanceof ServiceError) return error.cause;
   const text = error.rawMessage;
+  if (UNDECODABLE.test(text)) return notSerializable(text);
   switch (error.code) {
     case Code.InvalidArgument: {
       const [violations] = error.findDetails(ViolationsSchema);
@@ -107,14 +111,13 @@ export function restErrorHeaders(error: ServiceError): Record<string, string> {
   };
 }
 
-/**
- * A failure of Connect's own in the service's form, under its own code; a message that can't be decoded, which Connect
- * calls internal, is the caller's fault.
- */
+/** A failure of Connect's own in the service's form, under its own code. */
 export function connectFailure(code: Code, message: string, requestId: string): ConnectError {
-  if (message.startsWith("parse binary:")) return toConnectError(notSerializable(message));
-  return toConnectError(toServiceError(new ConnectError(message, code), requestId), code);
+  return toConnectError(toServiceError(new ConnectError(message, code), requestId), ownStatus(code));
 }
+
+/** The status of a failure of Connect's own: the one it has, such as RESOURCE_EXHAUSTED for a message over the limit. */
+export const ownStatus = (code: Code): Code | undefined => (code === Code.Internal ? undefined : code);
 
 /** What Connect refuses by an HTTP status alone. @param code in place of the table's. */
 export function statusFailure(status: number, message: string, requestId: string, code?: Code): ConnectError {

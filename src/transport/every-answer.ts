@@ -1,5 +1,5 @@
 import { type IncomingMessage, type OutgoingHttpHeaders, ServerResponse } from "node:http";
-import { Http2ServerResponse } from "node:http2";
+import { constants, Http2ServerResponse } from "node:http2";
 import type { FastifyReply, FastifyRequest } from "fastify";
 
 /** What may stand in a log line and a header as it is. */
@@ -41,6 +41,36 @@ export class Http2Answer extends Http2ServerResponse {
     return super.writeHead(status, ...withAlways(this.requestId, head));
   }
 }
+
+/** Bytes of an answer that a connection may keep unread; what is less is left to its other bounds. */
+const UNREAD_BYTES = 64 * 1024;
+
+/** Answers over HTTP/1.1 that end their connection when their caller takes nothing of them for `timeoutMs`. */
+export const http1Answers = (timeoutMs: number) =>
+  class extends Http1Answer {
+    override end(...rest: never[]): this {
+      super.end(...(rest as []));
+      const { socket } = this;
+      if (socket && socket.writableLength > UNREAD_BYTES) {
+        socket.setTimeout(timeoutMs); // Node ends the connection then
+        // Before Node's own, which sets the time for idle connections.
+        this.prependOnceListener("finish", () => socket.setTimeout(0));
+      }
+      return this;
+    }
+  };
+
+/** The same over HTTP/2, for their stream alone. */
+export const http2Answers = (timeoutMs: number) =>
+  class extends Http2Answer {
+    override end(...rest: never[]): this {
+      super.end(...(rest as []));
+      const { stream } = this;
+      if (stream && stream.writableLength > UNREAD_BYTES)
+        stream.setTimeout(timeoutMs, () => stream.close(constants.NGHTTP2_CANCEL));
+      return this;
+    }
+  };
 
 /** Says of an answer which request it is for. */
 export function answers(reply: FastifyReply, req: FastifyRequest): void {

@@ -6,7 +6,7 @@ import {
   type UnaryResponse,
 } from "@connectrpc/connect";
 import { ErrorCode, type ServiceError } from "../domain/errors.ts";
-import { toConnectError, toServiceError } from "./errors.ts";
+import { ownStatus, toConnectError, toServiceError } from "./errors.ts";
 import type { CallLog } from "./log.ts";
 
 /** The id under which a call stands in the log. */
@@ -44,9 +44,9 @@ export function rpcFailure(
   const failure = toServiceError(error, requestId);
   log.failed(method, requestId, failure);
   failed(failure);
-  // What Connect itself refused keeps its own code, such as RESOURCE_EXHAUSTED for a message over the limit.
+  // What Connect itself refused keeps its own code.
   const own = error instanceof ConnectError && !(error.cause instanceof Error) && failure.code !== ErrorCode.INTERNAL;
-  return toConnectError(failure, own ? error.code : undefined);
+  return toConnectError(failure, own ? ownStatus(error.code) : undefined);
 }
 
 async function* mapErrors<T>(messages: AsyncIterable<T>, fail: (error: unknown) => never): AsyncGenerator<T> {

@@ -9,7 +9,7 @@ import * as http from "node:http";
 import * as http2 from "node:http2";
 import type { Socket } from "node:net";
 import * as tls from "node:tls";
-import { Http1Answer, Http2Answer } from "./every-answer.ts";
+import { http1Answers, http2Answers } from "./every-answer.ts";
 import { type Http2Limits, http2ServerOptions, openSessions } from "./http2-sessions.ts";
 
 /** Takes a request of either HTTP version; HTTP/2 comes through Node's compatibility classes, which look the same. */
@@ -31,7 +31,8 @@ export interface ListenerOptions {
   headersTimeoutMs?: number;
   /**
    * Longest time for a whole request, headers included; not less than `headersTimeoutMs`. Answered with 408. Over HTTP/2
-   * it does not hold for the content types of RPC streams, which may go on for days. Default 30,000.
+   * it does not hold for the content types of RPC streams, which may go on for days. As long a whole answer may wait
+   * while its caller takes nothing of it. Default 30,000.
    */
   requestTimeoutMs?: number;
   /** How long an idle HTTP/1.1 connection is kept. Default 5,000. */
@@ -84,7 +85,7 @@ export function createListener(handler: RequestHandler, options: ListenerOptions
       keepAlive: true, // TCP's own: finds peers that vanished while a stream waits
       keepAliveInitialDelay: 30_000,
       requireHostHeader: false, // refused by the handler, in the form of its other refusals
-      ServerResponse: Http1Answer as typeof http.ServerResponse,
+      ServerResponse: http1Answers(requestTimeoutMs) as typeof http.ServerResponse,
     },
     handler,
   );
@@ -96,7 +97,10 @@ export function createListener(handler: RequestHandler, options: ListenerOptions
   });
 
   const h2 = http2.createServer(
-    { ...http2ServerOptions(options.http2, maxHeaderBytes), Http2ServerResponse: Http2Answer as never },
+    {
+      ...http2ServerOptions(options.http2, maxHeaderBytes),
+      Http2ServerResponse: http2Answers(requestTimeoutMs) as never,
+    },
     handler as never,
   );
   const sessions = openSessions(h2, {

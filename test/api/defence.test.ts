@@ -68,6 +68,17 @@ test("without the setting no origin is named", async () => {
   }
 });
 
+test("an OPTIONS that is no preflight is refused with the setting as without", async () => {
+  await using own = await startService(service.nats.url);
+  for (const path of ["/api/v1/streams", "/api/v1/absent", RPC]) {
+    const here = await rawRequest(service.url, "OPTIONS", path);
+    const there = await rawRequest(own.url, "OPTIONS", path);
+    expect(here.status).toBe(path === "/api/v1/absent" ? 404 : 405);
+    expect(here.json()).toEqual(there.json());
+    expect(here.headers.allow).toBe(there.headers.allow);
+  }
+});
+
 test("the documentation's page loads nothing", async () => {
   const { headers } = await rawRequest(service.url, "GET", "/docs");
   expect(headers["content-security-policy"]).toContain("default-src 'none'");

@@ -1,7 +1,9 @@
 import { readFileSync } from "node:fs";
+import * as http2 from "node:http2";
+import { buffer } from "node:stream/consumers";
 import { fromBinary } from "@bufbuild/protobuf";
-import { ConnectError } from "@connectrpc/connect";
-import { errorFromJsonBytes } from "@connectrpc/connect/protocol-connect";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { errorFromJson, errorFromJsonBytes } from "@connectrpc/connect/protocol-connect";
 import { findTrailerError } from "@connectrpc/connect/protocol-grpc";
 import { describe, expect, test } from "vitest";
 import { ErrorInfoSchema } from "../../gen/google/rpc/error_details_pb.js";
@@ -303,6 +305,48 @@ describe("an RPC path", () => {
     expect(code).toBe("invalid_argument");
     const info = details?.find(({ type }) => type === "google.rpc.ErrorInfo");
     expect(info && fromBinary(ErrorInfoSchema, Buffer.from(info.value, "base64")).metadata.code).toBe("1004");
+  });
+
+  /** Status and code of the error that a call over HTTP/2 ends with. */
+  async function endOf(rpc: string, type: string, body: Uint8Array) {
+    const session = http2.connect(service.url);
+    try {
+      const path = `/millrace.v1.EventService/${rpc}`;
+      const call = session.request({ ":method": "POST", ":path": path, "content-type": type, te: "trailers" });
+      let ends: http2.IncomingHttpHeaders = {};
+      for (const event of ["response", "trailers"])
+        call.on(event, (headers: http2.IncomingHttpHeaders) => {
+          ends = { ...ends, ...headers };
+        });
+      call.end(body);
+      const text = (await buffer(call)).subarray(5).toString();
+      if (type.startsWith("application/connect+")) {
+        const error = errorFromJson(JSON.parse(text).error, undefined, new ConnectError("is no error"));
+        return [error.code, error.findDetails(ErrorInfoSchema)[0]?.metadata.code];
+      }
+      const lines = text.split("\r\n").flatMap((line) => (line ? [line.split(": ", 2) as [string, string]] : []));
+      const trailer = { ...ends, ...Object.fromEntries(lines) };
+      const named = Object.entries(trailer).filter(([name]) => name.startsWith("grpc-")) as [string, string][];
+      const error = findTrailerError(new Headers(named));
+      return [error?.code, error?.findDetails(ErrorInfoSchema)[0]?.metadata.code];
+    } finally {
+      session.close();
+    }
+  }
+
+  describe.each(["Publish", "Poll", "Subscribe", "PublishStream"])("%s", (rpc) => {
+    test.each([
+      ["can't be decoded", Uint8Array.of(0, 0, 0, 0, 3, 0xff, 0xff, 0xff)],
+      ["is marked as compressed, with no encoding named", Uint8Array.of(1, 0, 0, 0, 0)],
+    ])("with a message that %s answers 1004 as the caller's fault", async (_what, body) => {
+      const isStream = rpc === "Subscribe" || rpc === "PublishStream";
+      for (const type of ["grpc", "grpc-web+proto", ...(isStream ? ["connect+proto"] : [])])
+        expect([type, ...(await endOf(rpc, `application/${type}`, body))]).toEqual([
+          type,
+          Code.InvalidArgument,
+          "1004",
+        ]);
+    });
   });
 });
 

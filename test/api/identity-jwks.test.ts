@@ -67,3 +67,23 @@ test("while the key set is out of reach, new tokens are UNAVAILABLE", async () =
     expect(await failureOf(api.getStream("x"))).toMatchObject({ code: 1107 });
   }
 });
+
+test.each([
+  ["a status that is none of a key set", 503, JSON.stringify({ keys: [] })],
+  ["no JSON", 200, "<html>"],
+  ["JSON that is no key set", 200, "{}"],
+])("while the key set answers %s, new tokens are UNAVAILABLE", async (_what, status, body) => {
+  await using nats = await startNats();
+  const server = createServer((_req, res) => res.writeHead(status).end(body));
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  onTestFinished(() => void server.close());
+  await using service = await startService(
+    nats.url,
+    settings(`http://127.0.0.1:${(server.address() as AddressInfo).port}/jwks.json`),
+  );
+  const headers = await bearerToken("millrace:manage:*", first.privateKey, { keyId: "one" });
+  for (const { connect } of protocols) {
+    await using api = connect(service.url, headers);
+    expect(await failureOf(api.getStream("x"))).toMatchObject({ code: 1107 });
+  }
+});

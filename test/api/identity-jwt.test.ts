@@ -6,6 +6,7 @@ import { useTokens } from "../support/tokens.ts";
 
 const tokens = useTokens();
 const stranger = generateKeyPairSync("ec", { namedCurve: "P-256" }).privateKey;
+const ofAnotherKind = generateKeyPairSync("rsa", { modulusLength: 2048 }).privateKey;
 const service = useService(tokens.env);
 
 test.each(protocols)("tokens over $name", async ({ connect }) => {
@@ -21,6 +22,8 @@ test.each(protocols)("tokens over $name", async ({ connect }) => {
     { audience: "another" },
     { expires: "-1h" },
     { key: stranger },
+    { key: ofAnotherKind, algorithm: "RS256" },
+    { subject: "" },
   ])
     expect(
       await failureOf(api.getStream(name, { headers: await tokens.headers("millrace:admin", fields) })),

@@ -17,13 +17,22 @@ export interface TokenFields {
   readonly expires?: string | number;
   readonly key?: KeyObject;
   readonly keyId?: string;
+  /** Default ES256. */
+  readonly algorithm?: string;
 }
 
 /** The headers of a caller that shows a token. `scope` has rights that begin with `millrace:`. */
 export async function bearerToken(scope: string, key: KeyObject, fields: TokenFields = {}) {
-  const { subject = "alice", issuer = ISSUER, audience = AUDIENCE, expires = "1h", keyId } = fields;
+  const {
+    subject = "alice",
+    issuer = ISSUER,
+    audience = AUDIENCE,
+    expires = "1h",
+    keyId,
+    algorithm = "ES256",
+  } = fields;
   const token = await new SignJWT({ scope })
-    .setProtectedHeader({ alg: "ES256", ...(keyId === undefined ? {} : { kid: keyId }) })
+    .setProtectedHeader({ alg: algorithm, ...(keyId === undefined ? {} : { kid: keyId }) })
     .setSubject(subject)
     .setIssuer(issuer)
     .setAudience(audience)

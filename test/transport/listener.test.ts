@@ -192,6 +192,24 @@ describe("one port", () => {
   });
 });
 
+test("an answer that its caller takes nothing of is let go of, in either version", async () => {
+  const gone: string[] = [];
+  const [, port] = await start({ headersTimeoutMs: 150, requestTimeoutMs: 300 }, (req, res) => {
+    res.on("close", () => gone.push(req.httpVersion));
+    res.writeHead(200);
+    res.end(Buffer.alloc(32 * 1024 * 1024));
+  });
+  const h1 = await dial(port);
+  h1.pause();
+  h1.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+  const session = dialHttp2(`http://127.0.0.1:${port}`);
+  const stream = session.request({ ":path": "/" });
+  stream.on("error", () => {});
+  await until(() => gone.length === 2);
+  expect(gone.toSorted()).toEqual(["1.1", "2.0"]);
+  expect(session.destroyed).toBe(false);
+});
+
 describe("slow callers are cut off", () => {
   const times = { headersTimeoutMs: 150, requestTimeoutMs: 300, keepAliveTimeoutMs: 150, http2IdleTimeoutMs: 200 };
   const h2 = (...rest: number[]) => Buffer.concat([PREFACE, EMPTY_SETTINGS, Buffer.from(rest)]);
