@@ -113,7 +113,7 @@ export function failureOf(error: unknown): Failure {
 }
 
 const fieldText = ({ field, description }: { field: string; description: string }): string =>
-  field === "" ? description : `${field} ${description}`;
+  field === "" ? description : `${field}: ${description}`;
 
 /** A failure as one line of text. */
 export function failureText({ code, message, description }: Failure): string {

@@ -99,6 +99,7 @@ describe("consume without a group", () => {
     ["a stream that there is not", ["nowhere"], 3, "STREAM_NOT_FOUND"],
     ["an offset beyond the end", ["--from", "7"], 4, "INVALID_OFFSET"],
     ["a position that is none", ["--from", "noon"], 2, '"noon" is not earliest'],
+    ["a partition that there is not", ["--partition", "7"], 4, 'partition: "'],
     ["a filter that is no CEL", ["--filter", "value >"], 4, "filter"],
     ["a commit without a group", ["--commit"], 2, "--commit goes with --group"],
     ["an offset for a group", ["--group", "g", "--from", "3"], 2, "millrace groups seek g"],

@@ -68,7 +68,10 @@ describe("the connection", () => {
     expect(seen).toEqual(["Bearer from-env", "Bearer given", undefined]);
   });
 
-  test("a call that takes long is ended by Ctrl-C with 130", async () => {
+  test.each([
+    ["a call that takes long", ["streams", "list"]],
+    ["reading what there is", ["consume", "a"]],
+  ])("%s is ended by Ctrl-C with 130", async (_name, args) => {
     const server = http.createServer(() => {});
     let asked = false;
     server.on("request", () => {
@@ -77,7 +80,7 @@ describe("the connection", () => {
     await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
     onTestFinished(() => server.closeAllConnections());
     const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-    const running = start(["streams", "list"], { url });
+    const running = start(args, { url });
     await eventually("it asks", () => asked);
     running.kill("SIGINT");
     expect((await running.ended).code).toBe(130);

@@ -116,6 +116,16 @@ describe("publish", () => {
     expect((await running.ended).code).toBe(130);
   });
 
+  test("ends by the first signal while it waits for bytes", async () => {
+    const files = ["-f", file("a"), "-f", "-"];
+    const running = start(["publish", stream, "--bytes", ...files, "--batch-size", "1"], { url: service.url });
+    running.write("half a pict");
+    await eventually("the file before it is stored", () => running.stdout.includes('"offset":0'));
+    running.kill("SIGTERM");
+    expect((await running.ended).code).toBe(143);
+    expect(await read(stream)).toMatchObject([{ data: "YQ==" }]);
+  });
+
   test("copies a stream with keys, headers and ids by a pipe", async () => {
     await run("publish", stream, '{"a":12345678901234567890.0}', '{"a":1e2}', "--key", "k", "--header", "h=1");
     const copy = freshName();
@@ -188,6 +198,9 @@ describe("publish", () => {
     ["a stream that there is not", ["publish", "nowhere", "1"], 3, "does not exist"],
     ["a file that there is not", ["publish", "a", "-f", "/no/such/file"], 2, "no such file"],
     ["two sources of keys", ["publish", "a", "1", "--key", "a", "--key-field", "b"], 2, "exclude each other"],
+    ["an input that can't be read", ["publish", "a", "-f", "/"], 2, "/: EISDIR"],
+    ["a key of text", ["publish", "a", "1", "--text", "--key-field", "b"], 2, "cannot be used with"],
+    ["an id of bytes", ["publish", "a", "-f", "/", "--bytes", "--id-field", "b"], 2, "cannot be used with"],
     ["a header without a name", ["publish", "a", "1", "--header", "=1"], 2, "A header such as"],
   ])("refuses %s", async (_name, args, code, words) => {
     const ended = await run(...args);

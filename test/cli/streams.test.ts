@@ -69,7 +69,7 @@ test.each([
 
 test("tells what the service refuses, field by field, with exit code 4", async () => {
   const { code, stderr } = await run("streams", "create", "no/name");
-  expect([code, stderr]).toEqual([4, expect.stringMatching(/^millrace: name .*\(INVALID_ARGUMENT, 1100\)\n$/)]);
+  expect([code, stderr]).toEqual([4, expect.stringMatching(/^millrace: name: .*\(INVALID_ARGUMENT, 1100\)\n$/)]);
   const asJson = await run("streams", "create", "no/name", "--json");
   expect(JSON.parse(asJson.stderr).error).toMatchObject({ code: 1100, message: "INVALID_ARGUMENT" });
 });

@@ -72,16 +72,18 @@ async function consume(stream: string, options: Options, command: Command): Prom
       await reader.read(() => {
         failures = 0;
       });
-      return;
+      break;
     } catch (error) {
-      if (interruption.happened) return;
+      if (interruption.happened) break;
       // Before the first answer a wrong address would be tried for ever.
       if (!options.follow || !reader.wasConnected || !isInterrupted(error)) throw error;
       note(`${failureText(failureOf(error))}; connecting again`);
       await interruption.pause(PAUSES_MS[Math.min(failures++, PAUSES_MS.length - 1)]!);
-      if (interruption.happened) return;
+      if (interruption.happened) break;
     }
   }
+  // Without --follow there was an end to come.
+  if (interruption.happened && !options.follow) process.exitCode = interruption.exitCode;
 }
 
 function check({ group, commit, consumerId, from }: Options): void {

@@ -1,6 +1,7 @@
 import { createReadStream } from "node:fs";
-import { readFile, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { addAbortSignal } from "node:stream";
+import { buffer } from "node:stream/consumers";
 import { create } from "@bufbuild/protobuf";
 import { Command, Option } from "commander";
 import { ErrorCode } from "../../../gen/millrace/v1/errors_pb.js";
@@ -56,7 +57,14 @@ export function publishCommand(): Command {
     .option("--partition-key <text>", "chooses the partition in place of the key")
     .option("--partition <n>", "the partition itself", wholeNumber(0, 999))
     .option("--header <name=value>", "a header of every event; may be given again", each(header))
-    .addOption(new Option("--text", "each value or line is a string, not JSON").conflicts(["events", "bytes"]))
+    .addOption(
+      new Option("--text", "each value or line is a string, not JSON").conflicts([
+        "events",
+        "bytes",
+        "keyField",
+        "idField",
+      ]),
+    )
     .addOption(
       new Option("--events", "each is a whole event: {key, value, headers, ...}").conflicts([
         "bytes",
@@ -64,7 +72,7 @@ export function publishCommand(): Command {
         "idField",
       ]),
     )
-    .option("--bytes", "each file is one event, as it is")
+    .addOption(new Option("--bytes", "each file is one event, as it is").conflicts(["keyField", "idField"]))
     .option("--content-type <type>", "media type of --bytes", "application/octet-stream")
     .option("--batch-size <n>", "most events of one request", wholeNumber(1, 10_000), 500)
     .addHelpText("after", EXAMPLES)
@@ -132,17 +140,25 @@ async function* items(
     yield itemOf(`value ${index + 1}`, Buffer.from(value), (text) => eventOfText(text, options));
   for (const file of files) {
     const name = file === "-" ? "standard input" : file;
-    const input = file === "-" ? process.stdin : createReadStream(file);
+    const chunks = chunksOf(file, name, signal);
     if (options.bytes) {
-      const bytes = file === "-" ? Buffer.concat(await Array.fromAsync(process.stdin)) : await readFile(file);
-      yield itemOf(name, bytes, (data) => eventOfBytes(data, options.contentType, options));
+      yield itemOf(name, await buffer(chunks), (data) => eventOfBytes(data, options.contentType, options));
       continue;
     }
     let line = 0;
-    for await (const text of linesOf(addAbortSignal(signal, input))) {
+    for await (const text of linesOf(chunks)) {
       line++;
       if (!isBlank(text)) yield itemOf(`${name}, line ${line}`, text, (bytes) => eventOfText(bytes, options));
     }
+  }
+}
+
+/** @throws CliError when the system refuses to read it, as it does for a folder. */
+async function* chunksOf(file: string, name: string, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+  try {
+    yield* addAbortSignal(signal, file === "-" ? process.stdin : createReadStream(file));
+  } catch (error) {
+    throw usage(`${name}: ${(error as Error).message}`);
   }
 }
 
