@@ -93,10 +93,10 @@ export function isInterrupted(error: unknown): boolean {
 /** Any failure in words, with its exit code. */
 export function failureOf(error: unknown): Failure {
   if (error instanceof CliError) return { exitCode: error.exitCode, description: error.message };
+  // What was ended from here carries the reason.
+  if (error instanceof Error && error.cause instanceof CliError) return failureOf(error.cause);
   if (!(error instanceof ConnectError))
     return { exitCode: Exit.FAILED, description: error instanceof Error ? error.message : String(error) };
-  // A call that was ended from here carries the reason.
-  if (error.cause instanceof CliError) return failureOf(error.cause);
   const [info] = error.findDetails(ErrorInfoSchema);
   const code = errorCodeOf(error);
   if (info && code > 0) {

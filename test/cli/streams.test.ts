@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
-import { millrace } from "../support/cli.ts";
+import { millrace, onTerminal } from "../support/cli.ts";
 import { freshName, useService } from "../support/service.ts";
+import { eventually } from "../support/wait.ts";
 
 const service = useService();
 const run = (...args: string[]) => millrace(service.url, ...args);
@@ -72,4 +73,19 @@ test("tells what the service refuses, field by field, with exit code 4", async (
   expect([code, stderr]).toEqual([4, expect.stringMatching(/^millrace: name: .*\(INVALID_ARGUMENT, 1100\)\n$/)]);
   const asJson = await run("streams", "create", "no/name", "--json");
   expect(JSON.parse(asJson.stderr).error).toMatchObject({ code: 1100, message: "INVALID_ARGUMENT" });
+});
+
+test.each([
+  ["y", "y\n", 0],
+  ["n", "n\n", 1],
+  ["Ctrl-D", "\x04", 1],
+  ["Ctrl-C", "\x03", 130],
+])("the question on a terminal ends with %s", async (_, typed, code) => {
+  const name = freshName();
+  await run("streams", "create", name);
+  const asking = onTerminal(service.url, "streams", "delete", name);
+  await eventually("the question", () => asking.stdout.includes("[y/N]"));
+  asking.write(typed);
+  expect((await asking.ended).code).toBe(code);
+  expect((await run("streams", "describe", name)).code).toBe(code === 0 ? 3 : 0);
 });

@@ -35,9 +35,18 @@ export interface RunOptions {
 }
 
 /** Starts `millrace` as a process; it is ended with the test. */
-export function start(args: readonly string[], { url, env, input, node = process.execPath }: RunOptions = {}): Running {
+export const start = (args: readonly string[], { node = process.execPath, ...options }: RunOptions = {}): Running =>
+  follow(node, [BIN, ...args], options);
+
+/** The same on a terminal of its own: all that it writes is its standard output, and what is written to it is typed. */
+export const onTerminal = (url: string, ...args: readonly string[]): Running =>
+  follow("script", ["-qefc", [process.execPath, BIN, ...args].map((each) => `"${each}"`).join(" "), "/dev/null"], {
+    url,
+  });
+
+function follow(program: string, args: readonly string[], { url, env, input }: Omit<RunOptions, "node">): Running {
   const { MILLRACE_URL: _, MILLRACE_API_KEY: __, ...rest } = process.env;
-  const child = spawn(node, [BIN, ...args], {
+  const child = spawn(program, args, {
     env: { ...rest, ...(url === undefined ? {} : { MILLRACE_URL: url }), ...env },
     stdio: ["pipe", "pipe", "pipe"],
   });
