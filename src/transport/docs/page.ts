@@ -87,13 +87,18 @@ function section({ verb, path, operation }: Place): string {
 ${markdown(operation.description)}
 ${parameters.length > 0 ? `<h4>Parameters</h4>${parameterTable(parameters)}` : ""}
 ${body.map(({ type, schema }) => `<h4>Body <span class="dim">${type}</span></h4>${schemaBlock(schema)}`).join("")}
-<h4>Example</h4>${code(curl({ verb, path, operation }, parameters, body[0]?.example))}
+${isComplete(operation, parameters) ? `<h4>Example</h4>${code(curl({ verb, path, operation }, parameters, body[0]?.example))}` : ""}
 ${statuses
   .filter(([, response]) => !("$ref" in response))
   .map(([status, response]) => success(status, response))
   .join("\n")}
 ${failures.length > 0 ? `<h4>Failures</h4><ul class="codes">${failures.map((status) => `<li><a href="#errors">${status}</a></li>`).join("")}</ul>` : ""}`;
 }
+
+/** Whether a request can be shown that works as it stands. */
+const isComplete = ({ requestBody }: Operation, parameters: readonly Parameter[]): boolean =>
+  parameters.every(({ required, example }) => !required || example !== undefined) &&
+  (requestBody?.required !== true || mediaOf(requestBody).some(({ example }) => example !== undefined));
 
 interface Media {
   readonly type: string;
