@@ -74,7 +74,11 @@ async function consume(stream: string, options: Options, command: Command): Prom
       });
       break;
     } catch (error) {
-      if (interruption.happened) break;
+      if (interruption.happened) {
+        // A last commit may have failed.
+        if (failureOf(error).exitCode !== interruption.exitCode) throw error;
+        break;
+      }
       // Before the first answer a wrong address would be tried for ever.
       if (!options.follow || !reader.wasConnected || !isInterrupted(error)) throw error;
       note(`${failureText(failureOf(error))}; connecting again`);
