@@ -49,6 +49,9 @@ const EXPECTATIONS: ReadonlySet<number> = new Set([
 
 const SWEEP_MS = 50;
 const RETRY_MS = 50;
+const LATELY_MS = 1000;
+/** Subjects of which the last message is kept in mind. */
+const MOST_ACKED = 10_000;
 
 /**
  * Publishes to JetStream with many messages in flight: every acknowledgement comes to one subscription and is matched
@@ -68,6 +71,8 @@ export class Publisher {
   readonly #outgoing: number[] = [];
   /** Subjects whose last write was refused because the store was full, with the time of it. */
   readonly #full = new Map<string, number>();
+  /** Of each subject the last message that was acknowledged. */
+  readonly #acked = new Map<string, { seq: number; atMs: number }>();
   #leaving: NodeJS.Immediate | undefined;
   #retryTimer: NodeJS.Timeout | undefined;
   #sweeper: NodeJS.Timeout | undefined;
@@ -91,6 +96,15 @@ export class Publisher {
   /** Bytes of them. */
   get inFlightBytes(): number {
     return this.#bytes;
+  }
+
+  /**
+   * Sequence of the last message of a subject that was stored through here within the last second, 0 if none was. A consumer
+   * may hear of it a moment after its publisher.
+   */
+  storedLately(subject: string): number {
+    const acked = this.#acked.get(subject);
+    return acked && performance.now() - acked.atMs < LATELY_MS ? acked.seq : 0;
   }
 
   /** Subjects that a full store has refused within the last `withinMs` and not taken since. */
@@ -250,14 +264,25 @@ export class Publisher {
     if (at > 0 && !text.includes('"error"')) {
       this.#settle(token, waiter);
       if (this.#full.size > 0) this.#full.delete(waiter.subject);
-      waiter.sink.stored(
-        waiter.index,
-        Number.parseInt(text.slice(at + 6), 10),
-        text.includes('"duplicate":true') || text.includes('"duplicate": true'),
-      );
+      const seq = Number.parseInt(text.slice(at + 6), 10);
+      const isDuplicate = text.includes('"duplicate":true') || text.includes('"duplicate": true');
+      if (!isDuplicate) this.#noteStored(waiter.subject, seq);
+      waiter.sink.stored(waiter.index, seq, isDuplicate);
       return;
     }
     this.#refused(token, waiter, text);
+  }
+
+  #noteStored(subject: string, seq: number): void {
+    const known = this.#acked.get(subject);
+    const atMs = performance.now();
+    if (known) {
+      known.seq = seq;
+      known.atMs = atMs;
+      return;
+    }
+    if (this.#acked.size >= MOST_ACKED) this.#acked.clear();
+    this.#acked.set(subject, { seq, atMs });
   }
 
   #refused(token: number, waiter: Waiter, text: string): void {

@@ -22,7 +22,7 @@ import {
 } from "../jetstream/durable.ts";
 import type { Delivered, PullResult } from "../jetstream/fetch.ts";
 import type { Bucket } from "../jetstream/kv.ts";
-import { durableName, partitionStream } from "../jetstream/names.ts";
+import { durableName, partitionStream, partitionSubject } from "../jetstream/names.ts";
 import { partitionState } from "../jetstream/partitions.ts";
 import type { DeadLetters } from "./dead-letters.ts";
 import { lostBetween } from "./gap.ts";
@@ -307,6 +307,7 @@ export class GroupPartition {
   async pull(most: number, maxBytes: number, deadline: Deadline): Promise<PullResult> {
     // Another gateway may have what is missing here.
     let mayAsk = this.place.isShared() ? 2 : 5;
+    let behind = 0;
     for (let attempt = 0; ; ) {
       await this.#js.whenConnected(deadline);
       await this.prepare(deadline);
@@ -325,6 +326,10 @@ export class GroupPartition {
         // Gone by inactivity, or without a leader for now.
         this.#connection = 0;
         if (++attempt > 2) throw unavailable("the storage can't hand out events now");
+        continue;
+      }
+      if (result.messages.length === 0 && result.end === "empty" && behind < MOST_BEHIND && this.#isBehind()) {
+        await pause(2 ** ++behind, deadline);
         continue;
       }
       if (attempt < 2 && this.isRepeat(result.messages)) {
@@ -379,6 +384,12 @@ export class GroupPartition {
       before = Math.max(before, seq);
     }
     return result;
+  }
+
+  /** Whether the durable has not heard yet of what was published here: a poll right after it would miss it. */
+  #isBehind(): boolean {
+    const { stream, partition, isShared } = this.place;
+    return !isShared() && this.#js.publisher.storedLately(partitionSubject(stream, partition)) > this.#received;
   }
 
   /** Notes the place of a message among those that came before it. */
@@ -646,6 +657,8 @@ export class GroupPartition {
 const MOST_MISSING = 1000;
 /** nats-server takes what is given back a moment after it has come. */
 const ASK_AGAIN_MS = 2;
+/** How often a durable is asked that has not heard of what was published: 126 ms in all. */
+const MOST_BEHIND = 6;
 /** While events are held, it is looked so often whether they are any more. */
 const HELD_MS = 100;
 /** Dead letters that are stored between two writes of the entry. */
