@@ -31,7 +31,7 @@ export interface ReaderOptions {
   readonly lastPerSubject?: boolean;
   readonly headersOnly?: boolean;
   readonly batch: number;
-  /** Most bytes of one batch, default {@link BATCH_BYTES}; a larger message comes alone. */
+  /** Most bytes of one batch, default 4 MiB; a larger message comes alone. */
   readonly maxBytes?: number;
 }
 
