@@ -60,7 +60,7 @@ export const http1Answers = (timeoutMs: number) =>
     }
   };
 
-/** The same over HTTP/2, for their stream alone. It was seen to hold for plain gRPC, not yet for gRPC-Web and REST. */
+/** The same over HTTP/2, for their stream alone. */
 export const http2Answers = (timeoutMs: number) =>
   class extends Http2Answer {
     override end(...rest: never[]): this {

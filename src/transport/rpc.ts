@@ -93,7 +93,9 @@ export async function rpcPlugin(app: FastifyInstance, options: RpcPluginOptions)
   });
 
   for (const handler of router.handlers) {
-    const isStream = handler.method.methodKind === "client_streaming" || handler.method.methodKind === "bidi_streaming";
+    const { methodKind } = handler.method;
+    const isStream = methodKind === "client_streaming" || methodKind === "bidi_streaming";
+    const isPaced = methodKind === "server_streaming" || methodKind === "bidi_streaming";
     const hotRpc = hot?.get(handler.requestPath);
     const options: RouteShorthandOptions = { config: { rpc: handler.method } };
     // Before Fastify parses content types and looks for handlers: nothing of that is needed here.
@@ -116,7 +118,7 @@ export async function rpcPlugin(app: FastifyInstance, options: RpcPluginOptions)
         const better = answer.body
           ? await mended(answer, (code, message) => noted(mend(req, code, message)))
           : refused(handler, req, answer.status, (...why) => noted(refuse(req, answer.status, ...why)));
-        await write(reply, better, call, body, afterAnswer);
+        await write(reply, better, call, body, afterAnswer, isPaced);
       } catch (error) {
         if (call.signal.aborted) return;
         broken(req, handler.requestPath, error);
@@ -228,12 +230,17 @@ function refused(
   }
 }
 
+/**
+ * @param isPaced whether the answer is made bit by bit, as fast as its caller takes it. Of any other all is in memory
+ * already: it ends at once, and so comes under the time for answers of which their caller takes nothing.
+ */
 async function write(
   reply: FastifyReply,
   answer: UniversalServerResponse,
   call: Call,
   body: RequestBody,
   afterAnswer: DiscardLimits,
+  isPaced = false,
 ): Promise<void> {
   const res = reply.raw;
   const chunks = answer.body?.[Symbol.asyncIterator]();
@@ -249,7 +256,7 @@ async function write(
     // A body of announced length is in one piece, which goes out with the end of the answer.
     const whole = answer.header?.has("content-length") && !chunk?.done ? chunk?.value : undefined;
     for (; !whole && chunk && !chunk.done; chunk = await chunks?.next()) {
-      if (!res.write(chunk.value)) await writable(res);
+      if (!res.write(chunk.value) && isPaced) await writable(res);
       if (call.signal.aborted) return;
     }
     if (call.signal.aborted) return;

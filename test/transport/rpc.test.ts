@@ -25,7 +25,7 @@ import * as web from "@connectrpc/connect-web";
 import * as grpc from "@grpc/grpc-js";
 import fastify, { type FastifyInstance } from "fastify";
 import { afterEach, describe, expect, test } from "vitest";
-import { createListener, type OnePortServer } from "../../src/transport/listener.ts";
+import { createListener, type ListenerOptions, type OnePortServer } from "../../src/transport/listener.ts";
 import { type RpcPluginOptions, rpcPlugin } from "../../src/transport/rpc.ts";
 import {
   ClientStreamRequestSchema,
@@ -90,10 +90,14 @@ const routes = (seen: Seen) => (router: ConnectRouter) => {
   });
 };
 
-async function start(options: Partial<RpcPluginOptions> = {}, prepare: (app: FastifyInstance) => void = () => {}) {
+async function start(
+  options: Partial<RpcPluginOptions> = {},
+  prepare: (app: FastifyInstance) => void = () => {},
+  listener: ListenerOptions = {},
+) {
   const seen = new Seen();
   const app = fastify({
-    serverFactory: (handler) => createListener(handler as never),
+    serverFactory: (handler) => createListener(handler as never, listener),
     routerOptions: { maxParamLength: 1024 },
   });
   prepare(app);
@@ -376,6 +380,41 @@ test.each([
     return same > 50;
   });
   expect(seen.context?.signal.aborted).toBe(false);
+});
+
+test.each([
+  ["HTTP/1.1", "application/proto"],
+  ["HTTP/1.1", "application/grpc-web+proto"],
+  ["HTTP/2", "application/proto"],
+  ["HTTP/2", "application/grpc-web+proto"],
+  ["HTTP/2", "application/grpc+proto"],
+])("a whole answer that its caller takes nothing of is let go of: %s, %s", async (version, type) => {
+  let isOver = false;
+  const { baseUrl, port } = await start(
+    {
+      routes: (router) =>
+        router.service(ConformanceService, { unary: () => ({ payload: { data: new Uint8Array(32 * 1024 * 1024) } }) }),
+    },
+    (app) => app.addHook("onRequest", async (_req, reply) => void reply.raw.once("close", () => (isOver = true))),
+    { headersTimeoutMs: 150, requestTimeoutMs: 300 },
+  );
+  const message = toBinary(UnaryRequestSchema, create(UnaryRequestSchema, {}));
+  const call = type === "application/proto" ? Buffer.from(message) : envelope(message);
+  if (version === "HTTP/2") {
+    const session = http2.connect(baseUrl);
+    running.push(() => session.destroy());
+    const stream = session.request({ ":method": "POST", ":path": `${SERVICE}/Unary`, "content-type": type });
+    stream.on("error", () => {});
+    stream.end(call);
+  } else {
+    const socket = dial(port, "127.0.0.1");
+    running.push(() => void socket.destroy());
+    socket.pause();
+    socket.write(`POST ${SERVICE}/Unary HTTP/1.1\r\nhost: a\r\ncontent-type: ${type}\r\n`);
+    socket.write(`content-length: ${call.length}\r\n\r\n`);
+    socket.write(call);
+  }
+  await until(() => isOver);
 });
 
 test("half a request of a single message is answered with DEADLINE_EXCEEDED", async () => {
