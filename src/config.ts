@@ -41,7 +41,7 @@ export interface Config {
   readonly quotas: QuotaOptions | undefined;
   /** Connections open at once; one more is closed unanswered. */
   readonly maxConnections: number;
-  /** Bytes of request bodies held at once; what goes beyond is refused as UNAVAILABLE. */
+  /** Bytes of request bodies held at once, and of answers; what goes beyond is refused as UNAVAILABLE. */
   readonly maxInFlightBytes: number;
   /** Origins whose pages may call, or `*` alone; none: no page may. */
   readonly corsOrigins: readonly string[];

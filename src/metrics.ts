@@ -1,17 +1,18 @@
 /** The figures of `/metrics`. Everything is counted elsewhere, in plain numbers, and read here when it is asked for. */
 import type { Server as HttpServer } from "node:http";
 import { collectDefaultMetrics, type Metric, Registry } from "prom-client";
+import type { ByteBudget } from "./domain/byte-budget.ts";
 import type { JetStream } from "./jetstream/connection.ts";
 import type { Catalog } from "./log/catalog.ts";
 import type { Quotas } from "./services/quotas.ts";
 import type { Survey, SurveyResult } from "./services/survey.ts";
 import type { StreamTraffic, Traffic } from "./services/traffic.ts";
-import type { BodyBudget } from "./transport/body-budget.ts";
 import { type Calls, LATENCY_BOUNDS } from "./transport/calls.ts";
 
 export interface MetricsSources {
   readonly calls: Calls;
-  readonly bodies: BodyBudget;
+  readonly bodies: ByteBudget;
+  readonly answers: ByteBudget;
   readonly traffic: Traffic;
   readonly quotas: Quotas | undefined;
   readonly survey: Survey;
@@ -32,7 +33,7 @@ type Read = () => readonly Value[] | Promise<readonly Value[]>;
 
 /** Registers every metric of the service and of its process. */
 export function createMetrics(sources: MetricsSources): Registry {
-  const { calls, bodies, traffic, quotas, survey, js, catalog, version } = sources;
+  const { calls, bodies, answers, traffic, quotas, survey, js, catalog, version } = sources;
   const registry = new Registry();
   const add = (type: "counter" | "gauge" | "histogram", name: string, help: string, values: Read) =>
     registry.registerMetric({
@@ -57,8 +58,11 @@ export function createMetrics(sources: MetricsSources): Registry {
   );
 
   add("gauge", "millrace_request_in_flight_bytes", "Bytes of request bodies held now.", () => one(bodies.heldBytes));
+  add("gauge", "millrace_answer_in_flight_bytes", "Bytes read for answers, and of answers not taken, held now.", () =>
+    one(answers.heldBytes),
+  );
   add("counter", "millrace_requests_shed_total", "Requests refused because too many bytes were held.", () =>
-    one(bodies.refused),
+    one(bodies.refused + answers.refused),
   );
 
   add("counter", "millrace_quota_refusals_total", "Requests refused as QUOTA_EXCEEDED for a quota.", () =>

@@ -9,6 +9,7 @@ import { KeyService } from "../gen/millrace/v1/keys_pb.js";
 import { StreamService } from "../gen/millrace/v1/streams_pb.js";
 import { findNatsServer } from "../scripts/nats-server.mjs";
 import type { Config } from "./config.ts";
+import { ByteBudget } from "./domain/byte-budget.ts";
 import { connectJetStream, type JetStream } from "./jetstream/connection.ts";
 import { startEmbeddedNats } from "./jetstream/embedded.ts";
 import { GATEWAYS_BUCKET } from "./jetstream/names.ts";
@@ -82,7 +83,8 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
   const producer = new Producer(js, catalog, appender, traffic, quotas);
   const tails = new Tails(js, logger);
   owned.defer(() => tails.close());
-  const consumer = new Consumer(js, catalog, groups, tails, draining.signal, traffic, quotas);
+  const answers = new ByteBudget(config.maxInFlightBytes);
+  const consumer = new Consumer(js, catalog, groups, tails, draining.signal, traffic, quotas, answers);
 
   const shutdown = new AbortController();
   const processing = await openProcessing({
@@ -112,6 +114,7 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
   const metrics = createMetrics({
     calls,
     bodies,
+    answers,
     traffic,
     quotas,
     survey: new Survey(catalog, groups, processing.processors, logger),
@@ -135,7 +138,7 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
     hot: hotHandlers(producer, consumer),
     hotGrpc: hotCalls(producer),
     logger,
-    listener: await listenerOptions(config),
+    listener: { ...(await listenerOptions(config)), unreadAnswers: answers },
     shutdownSignal: shutdown.signal,
   });
   owned.defer(async () => {

@@ -3,6 +3,7 @@ import { type ConnectionOptions, connect, type NatsConnection } from "@nats-io/t
 import type { Logger } from "pino";
 import { type Deadline, deadlineIn, msLeft, pause } from "../domain/deadline.ts";
 import { timedOut, unavailable } from "../domain/errors.ts";
+import { Gate } from "../domain/gate.ts";
 import { DirectGets } from "./direct-gets.ts";
 import { isTransient, jsErrorCode, toServiceError } from "./errors.ts";
 import { Fetcher } from "./fetch.ts";
@@ -15,6 +16,11 @@ export interface JetStream extends AsyncDisposable {
   readonly publisher: Publisher;
   readonly fetcher: Fetcher;
   readonly directGets: DirectGets;
+  /**
+   * Every read of what is stored already goes through it, and asks for {@link READ_BYTES} at most: nats-server cuts a
+   * connection off that does not take fast enough what is sent on it, by default at 64 MiB.
+   */
+  readonly reads: Gate;
   /** Whether there is a connection now. */
   readonly connected: boolean;
   /** Grows with every new connection: what an earlier one had in flight may be lost. */
@@ -48,6 +54,11 @@ const REQUEST_TIMEOUT_MS = 5000;
 const OUTAGE_MS = 10_000;
 const MAX_IN_FLIGHT = 65_536;
 const MAX_IN_FLIGHT_BYTES = 64 * 1024 * 1024;
+/** Most bytes of one read, a single larger message excepted. */
+export const READ_BYTES = 2 * 1024 * 1024;
+const READS_AT_ONCE = 24;
+/** Whoever waits longer waits for a silent server, and puts no load on the connection. */
+const READ_PATIENCE_MS = 1000;
 
 /** Connects and stays connected: a broken connection is made again for ever. @throws ServiceError UNAVAILABLE. */
 export async function connectJetStream(options: JetStreamOptions): Promise<JetStream> {
@@ -96,6 +107,7 @@ class Connection implements JetStream {
   readonly publisher: Publisher;
   readonly fetcher: Fetcher;
   readonly directGets: DirectGets;
+  readonly reads = new Gate(READS_AT_ONCE, READ_PATIENCE_MS);
   connected = true;
   epoch = 1;
   readonly #watching: Promise<void>;

@@ -1,6 +1,6 @@
 import { type Deadline, msLeft, pause } from "../domain/deadline.ts";
 import { timedOut } from "../domain/errors.ts";
-import type { JetStream } from "./connection.ts";
+import { type JetStream, READ_BYTES } from "./connection.ts";
 import type { DirectMessage } from "./direct-gets.ts";
 
 /** A silent server is given up after this time. */
@@ -11,8 +11,8 @@ const MAX_WAIT_MS = 5000;
  * from the leader that message `seq` exists or has existed, so an answer without any is asked for again: that replica
  * was behind.
  *
- * @returns at least one message, fewer than `batch` when `maxBytes` is reached or no more are there; none only when
- * none is left at all.
+ * @returns at least one message, fewer than `batch` when `maxBytes` or `READ_BYTES` is reached or no more are there; none
+ * only when none is left at all.
  */
 export async function readMessages(
   js: JetStream,
@@ -20,9 +20,10 @@ export async function readMessages(
   request: { readonly seq: number; readonly batch: number; readonly maxBytes: number },
   deadline: Deadline,
 ): Promise<DirectMessage[]> {
-  const { seq, batch, maxBytes } = request;
+  const { seq, batch } = request;
+  const what = { seq, batch, max_bytes: Math.min(request.maxBytes, READ_BYTES) };
   for (let attempt = 0; ; attempt++) {
-    const messages = await js.call(deadline, () => ask(js, jsStream, { seq, batch, max_bytes: maxBytes }, deadline));
+    const messages = await js.call(deadline, () => js.reads.run(() => ask(js, jsStream, what, deadline)));
     if (messages.length > 0 || attempt >= 20) return messages;
     const { state } = await js.call(deadline, () => js.jsm.streams.info(jsStream));
     if (state.last_seq < seq || state.messages === 0) return messages;

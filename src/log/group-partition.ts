@@ -315,7 +315,7 @@ export class GroupPartition {
       const isAlone = isHeld || this.isLastChance(this.#position);
       const batch = isAlone ? 1 : most;
       const options = { batch, maxBytes, waitMs: 0, arrived: this.#arrived };
-      let result = await this.#js.fetcher.pull(this.#jsStream, this.#durable, options);
+      let result = await this.#js.reads.run(() => this.#js.fetcher.pull(this.#jsStream, this.#durable, options));
       if (result.end === "lost") {
         // Messages may have been on their way that nobody will see: they are handed out again.
         this.#rewind = true;

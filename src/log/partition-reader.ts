@@ -1,10 +1,11 @@
+import type { Holding } from "../domain/byte-budget.ts";
 import { deadlineIn } from "../domain/deadline.ts";
 import type { StoredEvent } from "../domain/event.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { readMessages } from "../jetstream/direct.ts";
 import { partitionStream, partitionSubject } from "../jetstream/names.ts";
 import type { Backlog } from "./backlog.ts";
-import { decodeEvent } from "./decode.ts";
+import { decodeEvent, eventBytes } from "./decode.ts";
 import { lostBetween } from "./gap.ts";
 import type { Tail } from "./tail.ts";
 
@@ -26,6 +27,8 @@ export class PartitionReader {
   #next: number;
   /** Read from the storage and not taken. */
   #ahead: StoredEvent[] = [];
+  /** Their bytes. */
+  readonly #holding: Holding;
   #reading = false;
   /** Offsets that are passed over. */
   #isPassed: (offset: number) => boolean = () => false;
@@ -44,6 +47,7 @@ export class PartitionReader {
     this.#stream = stream;
     this.partition = partition;
     this.#tail = tail;
+    this.#holding = tail.storage.ahead.hold();
     this.#next = next;
     this.#wake = wake;
     this.#unlisten = tail.onEvents(wake);
@@ -74,7 +78,7 @@ export class PartitionReader {
   move(offset: number): void {
     this.#moves++;
     this.#next = offset;
-    this.#ahead = [];
+    this.#dropAhead();
     this.#failure = undefined;
   }
 
@@ -87,12 +91,15 @@ export class PartitionReader {
     if (this.#failure !== undefined && this.#ahead.length === 0) throw this.#failure;
     const takes = (event: StoredEvent) => event.offset < this.#end && (this.#isPassed(event.offset) || take(event));
     let taken = 0;
+    let bytes = 0;
     for (const event of this.#ahead) {
       if (!takes(event)) break;
       this.#next = event.offset + 1;
       taken++;
+      bytes += eventBytes(event);
     }
     if (taken > 0) this.#ahead.splice(0, taken);
+    this.#holding.take(-bytes);
     const last = this.#ahead.at(-1);
     if (last) {
       // What it takes next is on its way while this is sent.
@@ -110,6 +117,7 @@ export class PartitionReader {
   close(): void {
     this.#moves++;
     this.#unlisten();
+    this.#dropAhead();
     this.#endBacklog();
     this.#tail.release();
   }
@@ -119,9 +127,12 @@ export class PartitionReader {
     this.#reading = true;
     const moves = this.#moves;
     try {
-      const events = await this.#tail.reads.run(async () => (moves === this.#moves ? await this.#read(from) : []));
+      const events = await this.#tail.storage.reads.run(async () =>
+        moves === this.#moves ? await this.#read(from) : [],
+      );
       if (moves !== this.#moves) return;
       this.#ahead.push(...events);
+      this.#holding.take(events.reduce((bytes, event) => bytes + eventBytes(event), 0));
     } catch (error) {
       if (moves === this.#moves) this.#failure = error;
     } finally {
@@ -134,9 +145,12 @@ export class PartitionReader {
     const deadline = deadlineIn(READ_MS);
     const jsStream = partitionStream(this.#stream, this.partition);
     const batch = Math.min(BATCH, this.#tail.start - from);
+    const { isFull } = this.#holding;
+    const maxBytes = isFull ? LEAST_AHEAD_BYTES : READ_AHEAD_BYTES;
+    if (isFull) this.#endBacklog();
     const messages =
-      (await this.#readBacklog(jsStream, from)) ??
-      (await readMessages(this.#js, jsStream, { seq: from + 1, batch, maxBytes: READ_AHEAD_BYTES }, deadline));
+      (isFull ? undefined : await this.#readBacklog(jsStream, from)) ??
+      (await readMessages(this.#js, jsStream, { seq: from + 1, batch, maxBytes }, deadline));
     const events: StoredEvent[] = [];
     let expected = from;
     for (const message of messages) {
@@ -172,6 +186,11 @@ export class PartitionReader {
     return undefined;
   }
 
+  #dropAhead(): void {
+    this.#ahead = [];
+    this.#holding[Symbol.dispose]();
+  }
+
   #endBacklog(): void {
     this.#backlog?.close();
     this.#backlog = undefined;
@@ -180,3 +199,5 @@ export class PartitionReader {
 
 /** Bytes of one request to the storage; a reader holds what three of them brought at most. */
 const READ_AHEAD_BYTES = 512 * 1024;
+/** The same where all readers together hold as much as they may. */
+const LEAST_AHEAD_BYTES = 32 * 1024;

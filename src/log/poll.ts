@@ -1,8 +1,9 @@
+import type { Holding } from "../domain/byte-budget.ts";
 import { type Deadline, deadlineIn, msLeft, pauseUntil } from "../domain/deadline.ts";
 import { ErrorCode, groupNotFound, invalidOffset, ServiceError, streamNotFound } from "../domain/errors.ts";
 import type { StoredEvent } from "../domain/event.ts";
 import { mapLimit } from "../domain/map-limit.ts";
-import type { JetStream } from "../jetstream/connection.ts";
+import { type JetStream, READ_BYTES } from "../jetstream/connection.ts";
 import type { Delivered } from "../jetstream/fetch.ts";
 import { type PartitionState, partitionStates } from "../jetstream/partitions.ts";
 import type { Catalog, StreamRecord } from "./catalog.ts";
@@ -24,6 +25,8 @@ export interface PollOptions {
   readonly waitMs: number;
   readonly filter: ((event: StoredEvent) => boolean) | undefined;
   readonly autoCommit: boolean;
+  /** Takes what is handed out; where it is full, less is. */
+  readonly holding: Holding;
   /** For everything but the wait. */
   readonly deadline: Deadline;
   /** The caller is gone: what was taken for it is given back. */
@@ -248,8 +251,7 @@ class Poll {
       if (filter && !filter(next.event)) await this.#group.returned.settle(next.entry, this.#deadline);
       else {
         this.#returned.set(place, next);
-        this.events.push(next.event);
-        this.#bytes += eventBytes(next.event);
+        this.#add(next.event, eventBytes(next.event));
       }
     }
   }
@@ -370,6 +372,7 @@ class Poll {
   }
 
   async giveBack(): Promise<void> {
+    this.#options.holding[Symbol.dispose]();
     const returned = [...this.#returned.values()];
     this.#returned.clear();
     await Promise.all(returned.map((each) => putBack(this.#group, each, this.#deadline)));
@@ -387,7 +390,11 @@ class Poll {
     return partition.exclusive(async () => {
       if (this.#options.signal.aborted) return false;
       const deadline = this.#deadline;
-      let { messages, end } = await partition.pull(batch, maxBytes, deadline);
+      const readBytes = Math.min(maxBytes, READ_BYTES);
+      let { messages, end } = await partition.pull(batch, readBytes, deadline);
+      if (end === "tooLarge" && readBytes < maxBytes)
+        if (messages.length > 0) end = "full";
+        else ({ messages, end } = await partition.pull(1, maxBytes, deadline));
       // The next event alone is too large: handed out all the same when it would be the only one.
       if (end === "tooLarge" && messages.length === 0 && this.events.length === 0)
         ({ messages, end } = await partition.pull(1, 0, deadline));
@@ -420,8 +427,7 @@ class Poll {
           this.#fresh[place] = false;
           return false;
         }
-        this.events.push(event);
-        this.#bytes += bytes;
+        this.#add(event, bytes);
       }
       this.#taken[place]!.push(message);
     }
@@ -429,9 +435,16 @@ class Poll {
     return true;
   }
 
+  #add(event: StoredEvent, bytes: number): void {
+    this.events.push(event);
+    this.#bytes += bytes;
+    this.#options.holding.take(bytes);
+  }
+
   #enough(): boolean {
     return (
       this.#full ||
+      (this.events.length > 0 && this.#options.holding.isFull) ||
       this.events.length >= this.#options.limit ||
       this.#bytes >= this.#options.maxBytes ||
       this.#options.signal.aborted

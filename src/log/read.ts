@@ -1,3 +1,4 @@
+import type { Holding } from "../domain/byte-budget.ts";
 import type { Deadline } from "../domain/deadline.ts";
 import { invalidOffset, partitionNotFound } from "../domain/errors.ts";
 import type { StoredEvent } from "../domain/event.ts";
@@ -19,6 +20,8 @@ export interface ReadOptions {
   readonly maxBytes: number;
   /** Passes over events for which it is not true. */
   readonly filter: ((event: StoredEvent) => boolean) | undefined;
+  /** Takes what is read; where it is full, less is returned. Undefined: nothing is counted. */
+  readonly holding?: Holding;
   readonly deadline: Deadline;
   readonly signal?: AbortSignal | undefined;
 }
@@ -55,11 +58,12 @@ export async function readPartition(
   const events: StoredEvent[] = [];
   let bytes = 0;
   while (next < endOffset && events.length < options.limit && !options.signal?.aborted) {
+    if (options.holding?.isFull && events.length > 0) break;
     const batch = Math.min(options.filter ? ROUND : options.limit - events.length, endOffset - next, ROUND);
     const messages = await readMessages(
       js,
       partitionStream(stream.name, partition),
-      { seq: next + 1, batch, maxBytes: options.maxBytes },
+      { seq: next + 1, batch, maxBytes: Math.max(1, options.maxBytes - bytes) },
       options.deadline,
     );
     if (messages.length === 0) break; // what was there a moment ago is gone by retention
@@ -70,6 +74,7 @@ export async function readPartition(
         if (events.length === options.limit || (events.length > 0 && bytes + size > options.maxBytes))
           return { events, state, nextOffset: next };
         events.push(event);
+        options.holding?.take(size);
         bytes += size;
       }
       next = message.seq;

@@ -1,4 +1,5 @@
 import type { Logger } from "pino";
+import { ByteBudget } from "../domain/byte-budget.ts";
 import type { StoredEvent } from "../domain/event.ts";
 import { Gate } from "../domain/gate.ts";
 import type { JetStream } from "../jetstream/connection.ts";
@@ -15,6 +16,8 @@ const KEPT_EVENTS = 8192;
 const EVENT_OVERHEAD = 200;
 /** Reads of the storage at a time, of all readers that are behind: more would only make each of them late. */
 const READS_AT_ONCE = 8;
+/** Bytes that all readers together have read ahead; beyond it each has little. */
+const AHEAD_BYTES = 64 * 1024 * 1024;
 /** A tail without readers is kept so long, for the next one. */
 const LINGER_MS = 2000;
 
@@ -26,7 +29,7 @@ export class Tails {
   readonly #js: JetStream;
   readonly #log: Logger;
   readonly #tails = new Map<string, Tail>();
-  readonly #reads = new Gate(READS_AT_ONCE);
+  readonly #storage = { reads: new Gate(READS_AT_ONCE), ahead: new ByteBudget(AHEAD_BYTES) };
 
   constructor(js: JetStream, log: Logger) {
     this.#js = js;
@@ -45,7 +48,7 @@ export class Tails {
     if (!tail) {
       const limitBytes = () => KEPT_BYTES / this.#tails.size;
       const place = { stream, partition, endOffset };
-      tail = new Tail(this.#js, this.#log, place, this.#reads, limitBytes, () => this.#tails.delete(key));
+      tail = new Tail(this.#js, this.#log, place, this.#storage, limitBytes, () => this.#tails.delete(key));
       this.#tails.set(key, tail);
     }
     tail.acquire();
@@ -60,10 +63,17 @@ export class Tails {
 /** A ready-made reason: an abort without one builds an exception with a stack. */
 const CLOSED = new Error("the tail is closed");
 
+/** What all readers share that read the storage. */
+interface StorageReads {
+  /** Each read passes here. */
+  readonly reads: Gate;
+  /** Holds what was read and is not taken. */
+  readonly ahead: ByteBudget;
+}
+
 /** The newest events of one partition. */
 export class Tail {
-  /** What its readers read from the storage passes here. */
-  readonly reads: Gate;
+  readonly storage: StorageReads;
   readonly backlogs = new BacklogConsumers();
   readonly #over = new AbortController();
   readonly #listeners = new Set<() => void>();
@@ -82,12 +92,12 @@ export class Tail {
     js: JetStream,
     log: Logger,
     place: { readonly stream: string; readonly partition: number; readonly endOffset: number },
-    reads: Gate,
+    storage: StorageReads,
     limitBytes: () => number,
     onClose: () => void,
   ) {
     const { stream, partition, endOffset } = place;
-    this.reads = reads;
+    this.storage = storage;
     this.#start = endOffset;
     this.#end = endOffset;
     this.#limitBytes = limitBytes;

@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
 import type { PollRequest, ReadPartitionRequest, SubscribeRequest } from "../../gen/millrace/v1/events_pb.js";
+import type { ByteBudget, Holding } from "../domain/byte-budget.ts";
 import type { Deadline } from "../domain/deadline.ts";
 import { invalidArgument, invalidOffset, partitionNotFound } from "../domain/errors.ts";
 import type { StoredEvent } from "../domain/event.ts";
@@ -47,10 +48,14 @@ export class Consumer {
   readonly #draining: AbortSignal;
   readonly #traffic: Traffic;
   readonly #quotas: Quotas | undefined;
+  readonly #answers: ByteBudget;
   readonly #ownerOf: OwnerOf;
   readonly #filters = new Map<string, Filter>();
 
-  /** @param draining ends the waits of polls and the subscriptions, when the gateway is to stop. */
+  /**
+   * @param draining ends the waits of polls and the subscriptions, when the gateway is to stop.
+   * @param answers bounds what is held of answers by the service.
+   */
   constructor(
     js: JetStream,
     catalog: Catalog,
@@ -59,6 +64,7 @@ export class Consumer {
     draining: AbortSignal,
     traffic: Traffic,
     quotas: Quotas | undefined,
+    answers: ByteBudget,
   ) {
     this.#js = js;
     this.#catalog = catalog;
@@ -67,6 +73,7 @@ export class Consumer {
     this.#draining = draining;
     this.#traffic = traffic;
     this.#quotas = quotas;
+    this.#answers = answers;
     this.#ownerOf = quotas?.ownerOf ?? ((principal) => principal);
   }
 
@@ -85,6 +92,7 @@ export class Consumer {
     for (const index of request.partition)
       if (index >= stream.partitions) throw partitionNotFound(stream.name, index, stream.partitions);
     this.#quotas?.read(stream.name);
+    using holding = this.#hold();
     try {
       const group = await this.#polledGroup(request, stream, start, deadline, principal);
       const result = await poll(this.#catalog, this.#groups, group, {
@@ -98,6 +106,7 @@ export class Consumer {
         waitMs: request.timeout ?? DEFAULT_POLL_TIMEOUT_MS,
         filter,
         autoCommit: request.autoCommit,
+        holding,
         deadline,
         signal,
         draining: this.#draining,
@@ -123,6 +132,12 @@ export class Consumer {
     }
     const word = start === "latest" ? "latest" : "earliest";
     return this.#groups.join(consumerGroup, stream, { start: word, owner: this.#ownerOf(principal) }, deadline);
+  }
+
+  /** @throws ServiceError UNAVAILABLE while callers leave too much of their answers unread. */
+  #hold(): Holding {
+    if (this.#answers.isFull) throw this.#answers.refusal("answers");
+    return this.#answers.hold();
   }
 
   #readBytes(principal: Principal, { name }: StreamRecord, asked: number): number {
@@ -219,12 +234,14 @@ export class Consumer {
     const filter = this.#filter(request.filter);
     const stream = await this.#catalog.find(request.streamName, deadline);
     this.#quotas?.read(stream.name);
+    using holding = this.#hold();
     try {
       const result = await readPartition(this.#js, stream, request.partition, {
         from,
         limit: request.limit ?? DEFAULT_POLL_LIMIT,
         maxBytes: this.#readBytes(principal, stream, request.maxBytes ?? DEFAULT_POLL_BYTES),
         filter,
+        holding,
         deadline,
         signal,
       });

@@ -1,7 +1,7 @@
 import type { IncomingMessage } from "node:http";
 import type { FastifyInstance } from "fastify";
+import { ByteBudget, Holding } from "../domain/byte-budget.ts";
 import type { ServiceError } from "../domain/errors.ts";
-import { unavailable } from "../domain/errors.ts";
 import { MAX_REQUEST_BYTES } from "../domain/limits.ts";
 
 const BUDGET = Symbol("budget");
@@ -10,26 +10,21 @@ const BUDGET = Symbol("budget");
 type Budgeted = IncomingMessage & { [BUDGET]?: RequestBudget };
 
 /** What one request holds of a {@link BodyBudget}. */
-class RequestBudget {
+class RequestBudget extends Holding {
   readonly #of: BodyBudget;
-  #bytes = 0;
   counted: ((bytes: number) => void) | undefined;
 
   constructor(of: BodyBudget) {
+    super(of);
     this.#of = of;
   }
 
-  take(bytes: number): ServiceError | undefined {
-    if (this.#of.heldBytes + bytes > this.#of.maxBytes) return this.#of.refusal();
-    this.#bytes += bytes;
-    this.#of.heldBytes += bytes;
+  /** @returns why the bytes must not be kept, if so. */
+  tryTake(bytes: number): ServiceError | undefined {
+    if (this.#of.heldBytes + bytes > this.#of.maxBytes) return this.#of.refusal("requests");
+    this.take(bytes);
     this.counted?.(bytes);
     return undefined;
-  }
-
-  giveBack(): void {
-    this.#of.heldBytes -= this.#bytes;
-    this.#bytes = 0;
   }
 }
 
@@ -37,17 +32,7 @@ class RequestBudget {
  * Bounds the bytes of request bodies that the service holds at once, from when they are read until the answer is out. What
  * goes beyond is refused as UNAVAILABLE while there still is memory to say so.
  */
-export class BodyBudget {
-  readonly maxBytes: number;
-  heldBytes = 0;
-  /** Requests refused since the process began. */
-  refused = 0;
-
-  /** @param maxBytes at least `MAX_REQUEST_BYTES`, or some requests could never be taken. */
-  constructor(maxBytes: number) {
-    this.maxBytes = maxBytes;
-  }
-
+export class BodyBudget extends ByteBudget {
   /** Follows every request of `app` that may have a body; one that says its length is refused before it is read. */
   attach(app: FastifyInstance): void {
     app.addHook("onRequest", (req, _reply, done) => {
@@ -55,7 +40,7 @@ export class BodyBudget {
       const declared = Number(req.headers["content-length"] ?? 0);
       // A length that no body may have is refused for itself, whatever is held.
       const least = declared > 0 && declared <= MAX_REQUEST_BYTES ? declared : 1;
-      if (this.heldBytes + least > this.maxBytes) return done(this.refusal());
+      if (this.heldBytes + least > this.maxBytes) return done(this.refusal("requests"));
       (req.raw as Budgeted)[BUDGET] = new RequestBudget(this);
       done();
     });
@@ -63,18 +48,13 @@ export class BodyBudget {
 
   /** To be called when the connection is done with a request. */
   end(req: IncomingMessage): void {
-    (req as Budgeted)[BUDGET]?.giveBack();
-  }
-
-  refusal(): ServiceError {
-    this.refused++;
-    return unavailable("the service holds as many requests as it may; try again");
+    (req as Budgeted)[BUDGET]?.[Symbol.dispose]();
   }
 }
 
 /** Counts bytes of a body that are kept. @returns why they must not be, if so. */
 export function takeBodyBytes(req: IncomingMessage, bytes: number): ServiceError | undefined {
-  return (req as Budgeted)[BUDGET]?.take(bytes);
+  return (req as Budgeted)[BUDGET]?.tryTake(bytes);
 }
 
 /** Tells `count` of the bytes of a request's body as they are taken. */

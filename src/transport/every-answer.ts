@@ -1,6 +1,7 @@
 import { type IncomingMessage, type OutgoingHttpHeaders, ServerResponse } from "node:http";
 import { constants, Http2ServerResponse } from "node:http2";
 import type { FastifyReply, FastifyRequest } from "fastify";
+import type { ByteBudget } from "../domain/byte-budget.ts";
 
 /** What may stand in a log line and a header as it is. */
 const REQUEST_ID = /^[A-Za-z0-9._:-]{1,128}$/;
@@ -45,13 +46,22 @@ export class Http2Answer extends Http2ServerResponse {
 /** Bytes of an answer that a connection may keep unread; what is less is left to its other bounds. */
 const UNREAD_BYTES = 64 * 1024;
 
-/** Answers over HTTP/1.1 that end their connection when their caller takes nothing of them for `timeoutMs`. */
-export const http1Answers = (timeoutMs: number) =>
+/** What is done about whole answers that their callers leave unread. */
+export interface UnreadLimits {
+  /** Longest time in which a caller takes nothing. */
+  readonly timeoutMs: number;
+  /** Holds what is unread. */
+  readonly held: ByteBudget;
+}
+
+/** Answers over HTTP/1.1 that end their connection when their caller takes nothing of them for too long. */
+export const http1Answers = ({ timeoutMs, held }: UnreadLimits) =>
   class extends Http1Answer {
     override end(...rest: never[]): this {
       super.end(...(rest as []));
       const { socket } = this;
-      if (socket && socket.writableLength > UNREAD_BYTES) {
+      if (socket && !this.closed && socket.writableLength > UNREAD_BYTES) {
+        hold(this, socket.writableLength, held);
         socket.setTimeout(timeoutMs); // Node ends the connection then
         // Before Node's own, which sets the time for idle connections.
         this.prependOnceListener("finish", () => socket.setTimeout(0));
@@ -61,16 +71,24 @@ export const http1Answers = (timeoutMs: number) =>
   };
 
 /** The same over HTTP/2, for their stream alone. */
-export const http2Answers = (timeoutMs: number) =>
+export const http2Answers = ({ timeoutMs, held }: UnreadLimits) =>
   class extends Http2Answer {
     override end(...rest: never[]): this {
       super.end(...(rest as []));
       const { stream } = this;
-      if (stream && stream.writableLength > UNREAD_BYTES)
+      if (stream && !stream.destroyed && stream.writableLength > UNREAD_BYTES) {
+        hold(this, stream.writableLength, held);
         stream.setTimeout(timeoutMs, () => stream.close(constants.NGHTTP2_CANCEL));
+      }
       return this;
     }
   };
+
+function hold(answer: Http1Answer | Http2Answer, bytes: number, budget: ByteBudget): void {
+  const held = budget.hold();
+  held.take(bytes);
+  answer.once("close", () => held[Symbol.dispose]());
+}
 
 /** Says of an answer which request it is for. */
 export function answers(reply: FastifyReply, req: FastifyRequest): void {

@@ -9,6 +9,7 @@ import * as http from "node:http";
 import * as http2 from "node:http2";
 import type { Socket } from "node:net";
 import * as tls from "node:tls";
+import { ByteBudget } from "../domain/byte-budget.ts";
 import { http1Answers, http2Answers } from "./every-answer.ts";
 import { type Http2Limits, http2ServerOptions, openSessions } from "./http2-sessions.ts";
 
@@ -44,6 +45,8 @@ export interface ListenerOptions {
   /** Connections open at once; one more is closed unanswered. Default 10,000. */
   maxConnections?: number;
   http2?: Http2Limits;
+  /** Holds what is unread of whole answers. */
+  unreadAnswers?: ByteBudget;
 }
 
 export interface OnePortServer extends http.Server {
@@ -74,6 +77,10 @@ export function createListener(handler: RequestHandler, options: ListenerOptions
   const headersTimeoutMs = options.headersTimeoutMs ?? 10_000;
   const requestTimeoutMs = options.requestTimeoutMs ?? 30_000;
   const maxHeaderBytes = options.maxHeaderBytes ?? 16 * 1024;
+  const unread = {
+    timeoutMs: requestTimeoutMs,
+    held: options.unreadAnswers ?? new ByteBudget(Number.POSITIVE_INFINITY),
+  };
   const server = http.createServer(
     {
       headersTimeout: headersTimeoutMs,
@@ -85,7 +92,7 @@ export function createListener(handler: RequestHandler, options: ListenerOptions
       keepAlive: true, // TCP's own: finds peers that vanished while a stream waits
       keepAliveInitialDelay: 30_000,
       requireHostHeader: false, // refused by the handler, in the form of its other refusals
-      ServerResponse: http1Answers(requestTimeoutMs) as typeof http.ServerResponse,
+      ServerResponse: http1Answers(unread) as typeof http.ServerResponse,
     },
     handler,
   );
@@ -99,7 +106,7 @@ export function createListener(handler: RequestHandler, options: ListenerOptions
   const h2 = http2.createServer(
     {
       ...http2ServerOptions(options.http2, maxHeaderBytes),
-      Http2ServerResponse: http2Answers(requestTimeoutMs) as never,
+      Http2ServerResponse: http2Answers(unread) as never,
     },
     handler as never,
   );

@@ -1,5 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { ByteBudget } from "../../src/domain/byte-budget.ts";
 import { deadlineIn, pause } from "../../src/domain/deadline.ts";
 import type { Delivered, PullOptions } from "../../src/jetstream/fetch.ts";
 import {
@@ -63,6 +64,7 @@ async function take(
     waitMs: 0,
     filter: undefined,
     autoCommit: false,
+    holding: new ByteBudget(1_000_000_000).hold(),
     deadline: deadlineIn(5000),
     signal: never,
     draining: never,

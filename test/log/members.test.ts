@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { ByteBudget } from "../../src/domain/byte-budget.ts";
 import { deadlineIn } from "../../src/domain/deadline.ts";
 import { type Membership, memberOf } from "../../src/domain/membership.ts";
 import { type Bucket, openBucket } from "../../src/jetstream/kv.ts";
@@ -56,6 +57,7 @@ async function pollAs(by: Log, stream: StreamRecord, id: string, options: Partia
     waitMs: 0,
     filter: undefined,
     autoCommit: false,
+    holding: new ByteBudget(1_000_000_000).hold(),
     deadline: deadlineIn(5000),
     signal: never,
     draining: never,
