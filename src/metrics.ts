@@ -13,6 +13,7 @@ export interface MetricsSources {
   readonly calls: Calls;
   readonly bodies: ByteBudget;
   readonly answers: ByteBudget;
+  readonly readAhead: ByteBudget;
   readonly traffic: Traffic;
   readonly quotas: Quotas | undefined;
   readonly survey: Survey;
@@ -33,7 +34,7 @@ type Read = () => readonly Value[] | Promise<readonly Value[]>;
 
 /** Registers every metric of the service and of its process. */
 export function createMetrics(sources: MetricsSources): Registry {
-  const { calls, bodies, answers, traffic, quotas, survey, js, catalog, version } = sources;
+  const { calls, bodies, answers, readAhead, traffic, quotas, survey, js, catalog, version } = sources;
   const registry = new Registry();
   const add = (type: "counter" | "gauge" | "histogram", name: string, help: string, values: Read) =>
     registry.registerMetric({
@@ -92,6 +93,9 @@ export function createMetrics(sources: MetricsSources): Registry {
     { value: traffic.groupSubscriptions, labels: { kind: "group" } },
     { value: traffic.soloSubscriptions, labels: { kind: "single" } },
   ]);
+  add("gauge", "millrace_read_ahead_bytes", "Bytes read from the storage that subscriptions have not sent yet.", () =>
+    one(readAhead.heldBytes),
+  );
   add("gauge", "millrace_publish_in_flight_events", "Events sent to JetStream and not yet acknowledged.", () =>
     one(js.publisher.inFlight),
   );

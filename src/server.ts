@@ -115,6 +115,7 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
     calls,
     bodies,
     answers,
+    readAhead: tails.ahead,
     traffic,
     quotas,
     survey: new Survey(catalog, groups, processing.processors, logger),

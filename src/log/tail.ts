@@ -29,7 +29,9 @@ export class Tails {
   readonly #js: JetStream;
   readonly #log: Logger;
   readonly #tails = new Map<string, Tail>();
-  readonly #storage = { reads: new Gate(READS_AT_ONCE), ahead: new ByteBudget(AHEAD_BYTES) };
+  /** Holds what readers have read from the storage and not taken. */
+  readonly ahead = new ByteBudget(AHEAD_BYTES);
+  readonly #storage = { reads: new Gate(READS_AT_ONCE), ahead: this.ahead };
 
   constructor(js: JetStream, log: Logger) {
     this.#js = js;

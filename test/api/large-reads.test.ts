@@ -1,5 +1,6 @@
 import { once } from "node:events";
 import * as http from "node:http";
+import { createInterface } from "node:readline";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { type Api, failureOf, protocols, rawRequest } from "../support/clients.ts";
 import { startNats } from "../support/nats.ts";
@@ -82,4 +83,46 @@ test("many large polls and reads at once all get their events, over one connecti
   const { text } = await rawRequest(own.url, "GET", "/metrics");
   expect(text).toMatch(/^millrace_nats_connections_total 1$/m);
   expect(text).toMatch(/^millrace_answer_in_flight_bytes 0$/m);
+});
+
+test("a slow subscription to many partitions holds little of them, and gets everything in the end", async () => {
+  const partitions = 160;
+  const each = 12;
+  const stream = freshName();
+  await using api = protocols[0]!.connect(service.url);
+  await api.createStream({ name: stream, partitions });
+  const value = "x".repeat(60_000);
+  for (let partition = 0; partition < partitions; partition++)
+    await api.publishBatch(
+      stream,
+      Array.from({ length: each }, () => ({ partition, value })),
+    );
+  const ahead = () => metric("millrace_read_ahead_bytes");
+
+  const path = `/api/v1/streams/${stream}/events/stream?offset=earliest`;
+  const request = http.get(service.url + path, { agent: false, headers: { accept: "application/x-ndjson" } });
+  onTestFinished(() => void request.destroy());
+  const [answer] = (await once(request, "response")) as [http.IncomingMessage];
+  for (const end of [request, answer]) end.on("error", () => {});
+  // 512 KiB of each partition would be 80 MiB.
+  let most = 0;
+  await eventually("it has read all that it reads ahead", async () => {
+    const before = most;
+    most = await ahead();
+    return most === before && most >= 64 * 1024 * 1024;
+  });
+  expect(most).toBeLessThan(76 * 1024 * 1024);
+
+  const got = new Map<number, number[]>();
+  let events = 0;
+  for await (const line of createInterface(answer)) {
+    const event = JSON.parse(line) as { partition?: number; offset: number };
+    if (event.partition === undefined) continue;
+    const offsets = got.get(event.partition) ?? [];
+    got.set(event.partition, [...offsets, event.offset]);
+    if (++events === partitions * each) break;
+  }
+  expect(got.size).toBe(partitions);
+  for (const offsets of got.values()) expect(offsets).toEqual(Array.from({ length: each }, (_, n) => n));
+  await eventually("nothing is held", async () => (await ahead()) === 0);
 });
