@@ -103,7 +103,6 @@ test("a slow subscription to many partitions holds little of them, and gets ever
   const request = http.get(service.url + path, { agent: false, headers: { accept: "application/x-ndjson" } });
   onTestFinished(() => void request.destroy());
   const [answer] = (await once(request, "response")) as [http.IncomingMessage];
-  for (const end of [request, answer]) end.on("error", () => {});
   // 512 KiB of each partition would be 80 MiB.
   let most = 0;
   await eventually("it has read all that it reads ahead", async () => {
@@ -113,9 +112,11 @@ test("a slow subscription to many partitions holds little of them, and gets ever
   });
   expect(most).toBeLessThan(76 * 1024 * 1024);
 
+  const lines = createInterface(answer); // reads from now on
+  for (const end of [request, answer, lines]) end.on("error", () => {});
   const got = new Map<number, number[]>();
   let events = 0;
-  for await (const line of createInterface(answer)) {
+  for await (const line of lines) {
     const event = JSON.parse(line) as { partition?: number; offset: number };
     if (event.partition === undefined) continue;
     const offsets = got.get(event.partition) ?? [];
