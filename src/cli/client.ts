@@ -6,6 +6,7 @@ import { FunctionService } from "../../gen/millrace/v1/functions_pb.js";
 import { KeyService } from "../../gen/millrace/v1/keys_pb.js";
 import { ProcessorService } from "../../gen/millrace/v1/processors_pb.js";
 import { StreamService } from "../../gen/millrace/v1/streams_pb.js";
+import { TableService } from "../../gen/millrace/v1/tables_pb.js";
 import { usage } from "./failure.ts";
 
 /** The service's API. */
@@ -16,6 +17,7 @@ export interface Api {
   readonly keys: Client<typeof KeyService>;
   readonly processors: Client<typeof ProcessorService>;
   readonly functions: Client<typeof FunctionService>;
+  readonly tables: Client<typeof TableService>;
 }
 
 /**
@@ -45,5 +47,6 @@ export function connectApi(url: string, apiKey: string | undefined): Api {
     keys: createClient(KeyService, transport),
     processors: createClient(ProcessorService, transport),
     functions: createClient(FunctionService, transport),
+    tables: createClient(TableService, transport),
   };
 }

@@ -8,6 +8,7 @@ import { processorsCommand } from "./commands/processors.ts";
 import { publishCommand } from "./commands/publish.ts";
 import { serveCommand } from "./commands/serve.ts";
 import { streamsCommand } from "./commands/streams.ts";
+import { tablesCommand } from "./commands/tables.ts";
 import { topCommand } from "./commands/top.ts";
 import { Exit, failureOf, failureText } from "./failure.ts";
 import { printable } from "./table.ts";
@@ -50,6 +51,7 @@ function createProgram(): Command {
     groupsCommand(),
     processorsCommand(),
     functionsCommand(),
+    tablesCommand(),
     keysCommand(),
     topCommand(),
   ])

@@ -60,7 +60,7 @@ function withId(event: PublishEvent): PublishEvent {
   return event;
 }
 
-const isObject = (json: JsonValue): json is JsonObject =>
+export const isObject = (json: JsonValue): json is JsonObject =>
   json !== null && typeof json === "object" && !Array.isArray(json);
 
 function wholeEvent(json: JsonValue, text: Uint8Array, shape: EventShape): PublishEvent {
@@ -104,8 +104,8 @@ function parseJson(text: string): JsonValue {
   }
 }
 
-/** The member at a path such as `user.id`, as text. */
-function fieldText(json: JsonValue, path: string): string {
+/** The member at a path such as `user.id`, as text. @throws CliError when there is none. */
+export function fieldText(json: JsonValue, path: string): string {
   let at: JsonValue | undefined = json;
   for (const name of path.split("."))
     at = at !== undefined && isObject(at) && Object.hasOwn(at, name) ? at[name] : undefined;

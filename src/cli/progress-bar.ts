@@ -3,8 +3,8 @@ import { bytes, count } from "./table.ts";
 
 /** How far a piece of work has come. */
 export interface Progress {
-  /** @param doneBytes of the input so far. */
-  show(doneBytes: number, events: number): void;
+  /** @param doneBytes of the input so far; `done`: how many things of it. */
+  show(doneBytes: number, done: number): void;
   stop(): void;
 }
 
@@ -15,14 +15,14 @@ const NONE: Progress = { show: () => {}, stop: () => {} };
  *
  * @param totalBytes of the input; undefined when nobody knows, and only counts are shown.
  */
-export function progressBar(label: string, totalBytes: number | undefined): Progress {
+export function progressBar(label: string, totalBytes: number | undefined, things = "events"): Progress {
   if (!process.stderr.isTTY) return NONE;
   const known = totalBytes !== undefined;
   const bar = new cliProgress.SingleBar(
     {
       format: known
-        ? `${label} {bar} {percentage}% | {size} | {events} events | {duration_formatted}`
-        : `${label} {events} events | {size} | {duration_formatted}`,
+        ? `${label} {bar} {percentage}% | {size} | {count} ${things} | {duration_formatted}`
+        : `${label} {count} ${things} | {size} | {duration_formatted}`,
       stream: process.stderr,
       clearOnComplete: true,
       hideCursor: true,
@@ -31,10 +31,10 @@ export function progressBar(label: string, totalBytes: number | undefined): Prog
     },
     cliProgress.Presets.shades_classic,
   );
-  bar.start(totalBytes ?? 1, 0, { events: "0", size: "0 B" });
+  bar.start(totalBytes ?? 1, 0, { count: "0", size: "0 B" });
   return {
-    show: (doneBytes, events) =>
-      bar.update(known ? Math.min(doneBytes, totalBytes) : 0, { events: count(events), size: bytes(doneBytes) }),
+    show: (doneBytes, done) =>
+      bar.update(known ? Math.min(doneBytes, totalBytes) : 0, { count: count(done), size: bytes(doneBytes) }),
     stop: () => bar.stop(),
   };
 }

@@ -19,8 +19,10 @@ type Head = [statusMessage?: string, headers?: OutgoingHttpHeaders] | [headers?:
  * Adds the headers that every answer has, whichever part of the service gives it. To set them before `writeHead` would
  * cost a publish several percent.
  */
-function withAlways(requestId: string | undefined, [first, second]: Head): [OutgoingHttpHeaders] {
+function withAlways(status: number, requestId: string | undefined, [first, second]: Head): [OutgoingHttpHeaders] {
   const headers = typeof first === "object" ? first : second;
+  // RFC 9110, 15.5.2; RFC 6750, 3.
+  if (status === 401) return withAlways(0, requestId, [{ ...headers, "www-authenticate": "Bearer" }]);
   if (requestId === undefined) return [{ ...headers }];
   return [{ ...headers, "x-request-id": requestId, "x-content-type-options": "nosniff" }];
 }
@@ -30,7 +32,7 @@ export class Http1Answer extends ServerResponse {
   requestId: string | undefined = undefined;
 
   override writeHead(status: number, ...head: never): this {
-    return super.writeHead(status, ...withAlways(this.requestId, head));
+    return super.writeHead(status, ...withAlways(status, this.requestId, head));
   }
 }
 
@@ -39,7 +41,7 @@ export class Http2Answer extends Http2ServerResponse {
   requestId: string | undefined = undefined;
 
   override writeHead(status: number, ...head: never): this {
-    return super.writeHead(status, ...withAlways(this.requestId, head));
+    return super.writeHead(status, ...withAlways(status, this.requestId, head));
   }
 }
 

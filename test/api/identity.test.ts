@@ -53,6 +53,12 @@ describe.each(protocols)("identity over $name", ({ connect, isRest }) => {
         expect(await failureOf(call())).toMatchObject({ code: 1106, httpOrGrpcStatus: isRest ? 403 : 7 });
   });
 
+  test.runIf(isRest)("401 says how to come with credentials", async () => {
+    const { status, headers } = await rawRequest(service.url, "GET", "/api/v1/streams");
+    expect([status, headers["www-authenticate"]]).toEqual([401, "Bearer"]);
+    expect((await rawRequest(service.url, "GET", "/healthz")).headers["www-authenticate"]).toBeUndefined();
+  });
+
   test("the service's figures need a right", async () => {
     const get = (key?: string) =>
       rawRequest(service.url, "GET", "/metrics", undefined, key === undefined ? {} : bearer(key).headers);

@@ -1,6 +1,3 @@
-import { createReadStream } from "node:fs";
-import { stat } from "node:fs/promises";
-import { addAbortSignal } from "node:stream";
 import { buffer } from "node:stream/consumers";
 import { create } from "@bufbuild/protobuf";
 import { Command, Option } from "commander";
@@ -9,7 +6,8 @@ import { type PublishEvent, type PublishResult, PublishResultSchema } from "../.
 import { toRestJson } from "../../transport/json.ts";
 import { type Context, contextOf } from "../context.ts";
 import { CliError, Exit, exitOfCode, failureOf, failureText, isPassing, usage } from "../failure.ts";
-import { batchesOf, linesOf } from "../lines.ts";
+import { chunksOfFile, linesOfFile, nameOfFile, sizeOfFiles } from "../input.ts";
+import { batchesOf } from "../lines.ts";
 import { type EventShape, eventOfBytes, eventOfText } from "../new-event.ts";
 import { note } from "../output.ts";
 import { type Progress, progressBar } from "../progress-bar.ts";
@@ -95,7 +93,7 @@ async function publish(stream: string, values: readonly string[], options: Optio
   const context = contextOf(command);
   const files = options.file ?? (values.length > 0 ? [] : ["-"]);
   if (files.includes("-") && process.stdin.isTTY) note("reading events from the terminal, one a line; Ctrl-D ends");
-  const sums = new Sums(context, files.length > 0 ? progressBar("publishing", await sizeOf(files)) : undefined);
+  const sums = new Sums(context, files.length > 0 ? progressBar("publishing", await sizeOfFiles(files)) : undefined);
   const batches = batchesOf(items(values, files, options, context.interruption.signal), {
     limit: options.batchSize,
     maxBytes: BATCH_BYTES,
@@ -116,20 +114,6 @@ async function publish(stream: string, values: readonly string[], options: Optio
   await sums.tell(stream);
 }
 
-/** Bytes of all files; undefined when one of them is no plain file. */
-async function sizeOf(files: readonly string[]): Promise<number | undefined> {
-  let total = 0;
-  for (const file of files) {
-    if (file === "-") return undefined;
-    const found = await stat(file).catch((error: Error) => {
-      throw usage(error.message);
-    });
-    if (!found.isFile()) return undefined;
-    total += found.size;
-  }
-  return files.length > 0 ? total : undefined;
-}
-
 async function* items(
   values: readonly string[],
   files: readonly string[],
@@ -139,30 +123,14 @@ async function* items(
   for (const [index, value] of values.entries())
     yield itemOf(`value ${index + 1}`, Buffer.from(value), (text) => eventOfText(text, options));
   for (const file of files) {
-    const name = file === "-" ? "standard input" : file;
-    const chunks = chunksOf(file, name, signal);
     if (options.bytes) {
-      yield itemOf(name, await buffer(chunks), (data) => eventOfBytes(data, options.contentType, options));
-      continue;
-    }
-    let line = 0;
-    for await (const text of linesOf(chunks)) {
-      line++;
-      if (!isBlank(text)) yield itemOf(`${name}, line ${line}`, text, (bytes) => eventOfText(bytes, options));
-    }
+      const data = await buffer(chunksOfFile(file, signal));
+      yield itemOf(nameOfFile(file), data, (bytes) => eventOfBytes(bytes, options.contentType, options));
+    } else
+      for await (const { at, text } of linesOfFile(file, signal))
+        yield itemOf(at, text, (bytes) => eventOfText(bytes, options));
   }
 }
-
-/** @throws CliError when the system refuses to read it, as it does for a folder. */
-async function* chunksOf(file: string, name: string, signal: AbortSignal): AsyncGenerator<Uint8Array> {
-  try {
-    yield* addAbortSignal(signal, file === "-" ? process.stdin : createReadStream(file));
-  } catch (error) {
-    throw usage(`${name}: ${(error as Error).message}`);
-  }
-}
-
-const isBlank = (text: Buffer): boolean => text.every((byte) => byte === 0x20 || byte === 0x09);
 
 function itemOf(at: string, text: Buffer, read: (text: Buffer) => PublishEvent): Item {
   // The line's end counts too.
