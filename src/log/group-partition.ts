@@ -1,14 +1,6 @@
 import { type Deadline, deadlineIn, msLeft, pause, pauseUntil } from "../domain/deadline.ts";
 import { doneUpTo, failedUpTo, failuresAt, movedTo, type Progress, passOver } from "../domain/deliveries.ts";
-import {
-  ErrorCode,
-  groupNotFound,
-  invalidOffset,
-  notPartitionOwner,
-  ServiceError,
-  timedOut,
-  unavailable,
-} from "../domain/errors.ts";
+import { ErrorCode, invalidOffset, ServiceError, timedOut, unavailable } from "../domain/errors.ts";
 import { Mutex } from "../domain/mutex.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import {
@@ -24,30 +16,17 @@ import type { Delivered, PullResult } from "../jetstream/fetch.ts";
 import type { Bucket } from "../jetstream/kv.ts";
 import { durableName, partitionStream, partitionSubject } from "../jetstream/names.ts";
 import { partitionState } from "../jetstream/partitions.ts";
+import { Arrivals } from "./arrivals.ts";
 import type { DeadLetters } from "./dead-letters.ts";
 import { lostBetween } from "./gap.ts";
-
-/** What is stored of a group in a partition; the durable consumer beside it only follows. */
-export interface OffsetRecord extends Progress {
-  /** The owner's epoch; one of an earlier epoch can't write any more. Absent: 0. */
-  readonly epoch?: number;
-}
+import { OffsetEntry, type OffsetEntryPlace, type OffsetRecord } from "./offset-entry.ts";
 
 /** How a {@link GroupPartition} finds its place. */
-export interface GroupPartitionPlace {
-  readonly group: string;
-  readonly stream: string;
-  readonly partition: number;
-  /** Generation since which the partition has the owner it has; 0: the group never had members. */
-  readonly epoch: number;
+export interface GroupPartitionPlace extends OffsetEntryPlace {
   /** The last seek by epochs: the first epoch of it or later begins at the offset. */
   readonly seek?: { readonly generation: number; readonly offset: number } | undefined;
   /** Its owner has a stream open, which keeps the position itself: there is no durable. */
   readonly streamed: boolean;
-  /** KV key of its {@link OffsetRecord}. */
-  readonly key: string;
-  /** Where the group starts that has stored nothing yet. */
-  readonly start: number;
   readonly ackWaitMs: number;
   /** Whether other gateways hand out its events too. */
   readonly isShared: () => boolean;
@@ -65,28 +44,17 @@ export interface GroupPartitionPlace {
 export class GroupPartition {
   readonly place: GroupPartitionPlace;
   readonly #js: JetStream;
-  readonly #offsets: Bucket<OffsetRecord>;
+  readonly #entry: OffsetEntry;
   readonly #mutex = new Mutex();
   readonly #jsStream: string;
   readonly #durable: string;
-  #record: OffsetRecord;
-  #revision = 0;
+  readonly #arrivals: Arrivals;
   /** The connection for which entry and durable were last compared; 0: never. */
   #connection = 0;
   /** Events may have been handed to nobody; they are handed out again. */
   #rewind = false;
   /** What was handed out was not committed in time, and counts as handed out in vain. */
   #failed = false;
-  /** Events returned by {@link giveBack}, whose second delivery is no sign of a lost consumer. */
-  readonly #returned = new Set<number>();
-  /** Highest sequence that came to this gateway since the durable was last moved. */
-  #received = 0;
-  /** Sequences below it that did not come. */
-  readonly #missing = new Set<number>();
-  /** Sequences that came to a wait and were neither handed out nor given back yet. */
-  readonly #waited = new Set<number>();
-  /** A wait was given up, and what was on its way to it may have been lost. */
-  #gaveUp = false;
   #position = 0;
   #pending = 0;
   #lastConsumerSeq = 0;
@@ -95,35 +63,40 @@ export class GroupPartition {
 
   constructor(js: JetStream, offsets: Bucket<OffsetRecord>, place: GroupPartitionPlace) {
     this.#js = js;
-    this.#offsets = offsets;
     this.place = place;
     this.#jsStream = partitionStream(place.stream, place.partition);
     this.#durable = durableName(place.group, place.epoch);
-    this.#record = { resume: place.start };
+    this.#arrivals = new Arrivals(place.isShared);
+    this.#entry = new OffsetEntry(
+      offsets,
+      place,
+      () => this.#stream?.onStored(),
+      () => (this.#connection = 0),
+    );
   }
 
   /** Next offset to be handed out. */
   get position(): number {
-    return this.#beforeReturned(this.#position);
+    return this.#arrivals.before(this.#position);
   }
 
   /** Events not handed out, as of the last contact with the durable. */
   get pending(): number {
-    return this.#pending + this.#returned.size;
+    return this.#pending + this.#arrivals.returning;
   }
 
   /** First offset that is handed out again when what was handed out is forgotten. */
   get resume(): number {
-    return this.#record.resume;
+    return this.#entry.record.resume;
   }
 
   get committed(): number | undefined {
-    return this.#record.committed;
+    return this.#entry.record.committed;
   }
 
   /** What is known of its events. */
   get progress(): Progress {
-    return this.#record;
+    return this.#entry.record;
   }
 
   /** What the stream that this gateway holds of it sends next; undefined: it holds none. */
@@ -133,14 +106,14 @@ export class GroupPartition {
 
   /** Whether an event was passed over by itself and is not handed out in its place any more. */
   isPassed(offset: number): boolean {
-    return this.#record.passed?.includes(offset) ?? false;
+    return this.#entry.record.passed?.includes(offset) ?? false;
   }
 
   /** Whether an event becomes a dead letter when it is handed out in vain once more. It then goes alone, and nothing behind it. */
   isLastChance(offset: number): boolean {
     const { deadLetters } = this.place;
-    if (!deadLetters || !this.#record.failures) return false;
-    const failures = failuresAt(this.#record.failures, offset);
+    if (!deadLetters || !this.#entry.record.failures) return false;
+    const failures = failuresAt(this.#entry.record.failures, offset);
     return failures > 0 && failures >= deadLetters.maxDeliveries - 1;
   }
 
@@ -168,10 +141,10 @@ export class GroupPartition {
   async prepare(deadline: Deadline): Promise<void> {
     if (this.#connection === this.#js.epoch && !this.#rewind) return;
     const connection = this.#js.epoch;
-    await this.#load(deadline);
+    await this.#entry.load(deadline);
     await this.#takeOver(deadline);
     if (this.place.streamed) {
-      this.#position = this.#record.resume;
+      this.#position = this.#entry.record.resume;
       this.#rewind = false;
       this.#connection = connection;
       return;
@@ -180,12 +153,11 @@ export class GroupPartition {
     if (this.#failed) await this.countFailures(Math.min(state.deliveredSeq, this.#position), deadline);
     this.#failed = false;
     const isAhead = await this.#isAhead(state, deadline);
-    const { resume } = this.#record;
+    const { resume } = this.#entry.record;
     if (isAhead || state.floorSeq < resume || (this.#rewind && state.deliveredSeq > resume))
       await this.#reset(resume, deadline);
     else {
-      this.#received = Math.max(state.deliveredSeq, resume);
-      this.#missing.clear();
+      this.#arrivals.continueAt(Math.max(state.deliveredSeq, resume));
       this.#adopt(state);
     }
     this.#rewind = false;
@@ -194,10 +166,10 @@ export class GroupPartition {
 
   /** Whether the durable is where the entry was before it went back: a crash came between the two. */
   async #isAhead({ floorSeq }: DurableState, deadline: Deadline): Promise<boolean> {
-    if (floorSeq <= this.#record.resume) return false;
+    if (floorSeq <= this.#entry.record.resume) return false;
     // Another gateway may have committed meanwhile; the entry comes first.
-    await this.#load(deadline);
-    if (floorSeq <= this.#record.resume) return false;
+    await this.#entry.load(deadline);
+    if (floorSeq <= this.#entry.record.resume) return false;
     // What expires moves the durable too.
     const { stream, partition } = this.place;
     return floorSeq > (await partitionState(this.#js, stream, partition, deadline)).startOffset;
@@ -215,7 +187,7 @@ export class GroupPartition {
     this.#connection = 0;
     await this.prepare(deadline);
     this.#stream = { next, onStored };
-    return this.#record.resume;
+    return this.#entry.record.resume;
   }
 
   endStream(): void {
@@ -225,11 +197,11 @@ export class GroupPartition {
   /** Begins the epoch: from here on, no earlier one's commit is taken and its consumer is gone. */
   async #takeOver(deadline: Deadline): Promise<void> {
     const { epoch, group, seek } = this.place;
-    const former = this.#record.epoch ?? 0;
+    const former = this.#entry.record.epoch ?? 0;
     if (former === epoch) return;
     const began = (record: OffsetRecord) =>
       seek !== undefined && (record.epoch ?? 0) < seek.generation ? movedTo(record, seek.offset) : record;
-    await this.#store((record) => ({ ...began(record), epoch }), deadline);
+    await this.#entry.store((record) => ({ ...began(record), epoch }), deadline);
     if (this.place.deadLetters) {
       const state = await durableState(this.#js, this.#jsStream, durableName(group, former), deadline);
       if (state) await this.countFailures(state.deliveredSeq, deadline);
@@ -245,12 +217,12 @@ export class GroupPartition {
    */
   async countFailures(upTo: number, deadline: Deadline): Promise<void> {
     const { deadLetters, partition } = this.place;
-    if (!deadLetters || upTo <= this.#record.resume) return;
-    await this.#store((record) => failedUpTo(record, upTo), deadline);
-    const { failures = [], resume } = this.#record;
+    if (!deadLetters || upTo <= this.#entry.record.resume) return;
+    await this.#entry.store((record) => failedUpTo(record, upTo), deadline);
+    const { failures = [], resume } = this.#entry.record;
     const end = failures.findLast(([, count]) => count >= deadLetters.maxDeliveries)?.[0] ?? 0;
     try {
-      for (let from = resume; from < end; from = this.#record.resume) {
+      for (let from = resume; from < end; from = this.#entry.record.resume) {
         const to = Math.min(end, from + DEAD_AT_ONCE);
         const offsets = range(from, to).filter((offset) => !this.isPassed(offset));
         await deadLetters.store(
@@ -262,7 +234,7 @@ export class GroupPartition {
           })),
           deadline,
         );
-        await this.#store((record) => doneUpTo(record, to), deadline);
+        await this.#entry.store((record) => doneUpTo(record, to), deadline);
       }
     } catch (error) {
       if (!(error instanceof ServiceError) || error.code === ErrorCode.NOT_PARTITION_OWNER) throw error;
@@ -279,23 +251,22 @@ export class GroupPartition {
 
   /** What is stored and where the durable stands, without taking part. */
   async look(deadline: Deadline): Promise<{ position: number; committed: number | undefined; resume: number }> {
-    const { seek, epoch, start, streamed } = this.place;
-    const [{ value }, state] = await Promise.all([
-      this.#offsets.get(this.place.key, deadline),
+    const { seek, epoch, streamed } = this.place;
+    const [stored, state] = await Promise.all([
+      this.#entry.look(deadline),
       streamed ? undefined : durableState(this.#js, this.#jsStream, this.#durable, deadline),
     ]);
-    const stored = value ?? { resume: start };
     const sought = seek !== undefined && (stored.epoch ?? 0) < seek.generation;
     const resume = sought ? seek.offset : stored.resume;
     // The durable of a new epoch may not have been moved to its place yet.
     const known = this.#stream?.next() ?? ((stored.epoch ?? 0) === epoch ? state?.deliveredSeq : undefined);
-    const position = this.#beforeReturned(Math.max(known ?? 0, resume));
+    const position = this.#arrivals.before(Math.max(known ?? 0, resume));
     return { position, committed: stored.committed, resume };
   }
 
   /** Reads the stored entry anew, where another gateway may have written it. */
   async reload(deadline: Deadline): Promise<void> {
-    await this.#load(deadline);
+    await this.#entry.load(deadline);
   }
 
   /**
@@ -314,7 +285,7 @@ export class GroupPartition {
       const isHeld = this.#isHeld;
       const isAlone = isHeld || this.isLastChance(this.#position);
       const batch = isAlone ? 1 : most;
-      const options = { batch, maxBytes, waitMs: 0, arrived: this.#arrived };
+      const options = { batch, maxBytes, waitMs: 0, arrived: this.#arrivals.note };
       let result = await this.#js.reads.run(() => this.#js.fetcher.pull(this.#jsStream, this.#durable, options));
       if (result.end === "lost") {
         // Messages may have been on their way that nobody will see: they are handed out again.
@@ -340,7 +311,7 @@ export class GroupPartition {
       }
       result.messages.sort((a, b) => a.seq - b.seq);
       const overtaken = mayAsk > 0 ? await this.#overtaken(result.messages, deadline) : undefined;
-      this.#gaveUp = false;
+      this.#arrivals.notePulled();
       if (overtaken !== undefined) {
         const before = result.messages.filter(({ seq }) => seq < overtaken);
         await this.giveBack(result.messages.slice(before.length));
@@ -389,52 +360,32 @@ export class GroupPartition {
   /** Whether the durable has not heard yet of what was published here: a poll right after it would miss it. */
   #isBehind(): boolean {
     const { stream, partition, isShared } = this.place;
-    return !isShared() && this.#js.publisher.storedLately(partitionSubject(stream, partition)) > this.#received;
+    return (
+      !isShared() && this.#js.publisher.storedLately(partitionSubject(stream, partition)) > this.#arrivals.received
+    );
   }
-
-  /** Notes the place of a message among those that came before it. */
-  readonly #arrived = ({ seq, deliveries }: Delivered): void => {
-    const isAlone = !this.place.isShared();
-    const isNew = seq > this.#received;
-    // Its first delivery reached nobody.
-    if (deliveries > 1 && (this.#missing.has(seq) || (isNew && isAlone))) this.#returned.add(seq);
-    if (!isNew) return void this.#missing.delete(seq);
-    if ((isAlone || this.#gaveUp) && seq - this.#received <= MOST_MISSING)
-      for (let missing = this.#received + 1; missing < seq; missing++) this.#missing.add(missing);
-    this.#received = seq;
-  };
 
   /** Whether something that was not handed out yet has to come before a message. */
-  isOvertaking({ seq }: Delivered): boolean {
-    return min(this.#missing) < seq || min(this.#returned) < seq;
+  isOvertaking(message: Delivered): boolean {
+    return this.#arrivals.isOvertaking(message);
   }
 
-  /**
-   * A message that is delivered in the moment in which the wait for it is given up finds no subscription. nats-server
-   * delivers it again, as it does with what is given back, but what follows may be quicker.
-   *
-   * @returns the first one that is still to come and has to be before some of `messages`, or before what comes next.
-   */
+  /** @returns the first sequence still to come that has to be before some of `messages`, or before what comes next. */
   async #overtaken(messages: readonly Delivered[], deadline: Deadline): Promise<number | undefined> {
-    if (this.#missing.size === 0 && this.#returned.size === 0) return undefined;
-    const last = messages.at(-1)?.seq ?? Number.POSITIVE_INFINITY;
-    const came = new Set([...this.#waited, ...messages.map(({ seq }) => seq)]);
-    const first = () => Math.min(min(this.#missing), min(this.#returned, came));
-    if (first() > last || first() === Number.POSITIVE_INFINITY) return undefined;
+    if (this.#arrivals.firstAwaited(messages) === undefined) return undefined;
     const { stream, partition } = this.place;
     const { startOffset, lost } = await partitionState(this.#js, stream, partition, deadline);
-    if (lost > 0) this.#missing.clear();
-    for (const gone of [this.#missing, this.#returned])
-      for (const seq of gone) if (seq <= Math.max(startOffset, this.resume)) gone.delete(seq);
-    return first() < last ? first() : undefined;
+    if (lost > 0) this.#arrivals.forgetMissing();
+    this.#arrivals.forgetUpTo(Math.max(startOffset, this.resume));
+    return this.#arrivals.firstAwaited(messages);
   }
 
   /** What has to be before `messages` does not come: another gateway has it, or else nobody. */
   #stopAsking(messages: readonly Delivered[]): void {
     const [next] = messages;
-    if (!this.place.isShared()) this.#rewind ||= next !== undefined || this.#missing.size > 0;
-    else if (next) this.#forgetReturned(next.seq - 1);
-    this.#missing.clear();
+    const someMissing = this.#arrivals.forgetMissing();
+    if (!this.place.isShared()) this.#rewind ||= next !== undefined || someMissing;
+    else if (next) this.#arrivals.forgetReturnedUpTo(next.seq - 1);
   }
 
   /** Its first event that is not done is out for the last time: what comes after it waits for what becomes of it. */
@@ -448,13 +399,9 @@ export class GroupPartition {
       await pauseUntil(deadlineIn(Math.min(waitMs, HELD_MS)), signal);
       return { messages: [], end: "full" };
     }
-    const arrived = (message: Delivered) => {
-      this.#arrived(message);
-      this.#waited.add(message.seq);
-    };
-    const options = { batch: 1, waitMs, arrived };
+    const options = { batch: 1, waitMs, arrived: this.#arrivals.noteWaited };
     const result = await this.#js.fetcher.pull(this.#jsStream, this.#durable, options, signal);
-    if (signal.aborted && result.messages.length === 0) this.#gaveUp = true;
+    if (signal.aborted && result.messages.length === 0) this.#arrivals.noteGaveUp();
     return result;
   }
 
@@ -468,24 +415,19 @@ export class GroupPartition {
         this.#lastConsumerSeq = last.consumerSeq;
       }
       this.#pending = last.pending;
-      if (this.#returned.size > 0 || this.#waited.size > 0)
-        for (const { seq } of result.messages) {
-          this.#returned.delete(seq);
-          this.#waited.delete(seq);
-        }
+      this.#arrivals.noteHandedOut(result.messages);
     } else if (result.end === "empty") this.#pending = 0;
   }
 
   /** Whether some message was delivered before, and not only because its poll was given back. */
   isRepeat(messages: readonly Delivered[]): boolean {
-    return messages.some((message) => message.deliveries > 1 && !this.#returned.has(message.seq));
+    return messages.some((message) => message.deliveries > 1 && !this.#arrivals.isReturning(message));
   }
 
   /** Returns messages that reached nobody: they come first in the next pull. Call it inside {@link exclusive}. */
   async giveBack(messages: readonly Delivered[]): Promise<void> {
     for (const message of messages) {
-      this.#returned.add(message.seq);
-      this.#waited.delete(message.seq);
+      this.#arrivals.noteGivenBack(message);
       giveBack(this.#js, message.reply);
     }
     const first = messages[0];
@@ -498,13 +440,13 @@ export class GroupPartition {
   /** Moves the position, and where handing out resumes, to `offset`. Call it inside {@link exclusive}. */
   async seek(offset: number, deadline: Deadline): Promise<void> {
     await this.prepare(deadline);
-    await this.#store((record) => movedTo(record, offset), deadline);
+    await this.#entry.store((record) => movedTo(record, offset), deadline);
     if (this.place.streamed) return;
-    for (let at = offset; ; at = this.#record.resume) {
+    for (let at = offset; ; at = this.#entry.record.resume) {
       await this.#reset(at, deadline);
       // A commit or seek by way of another gateway may have come in between; its place counts.
-      await this.#load(deadline);
-      if (this.#record.resume === at) return;
+      await this.#entry.load(deadline);
+      if (this.#entry.record.resume === at) return;
     }
   }
 
@@ -549,9 +491,9 @@ export class GroupPartition {
 
   async #done(change: (record: OffsetRecord) => OffsetRecord, deadline: Deadline): Promise<void> {
     // The entry before the floor: a crash in between leaves the floor behind, and that is seen and mended.
-    const before = await this.#store(change, deadline);
-    const { resume } = this.#record;
-    this.#forgetReturned(resume);
+    const before = await this.#entry.store(change, deadline);
+    const { resume } = this.#entry.record;
+    this.#arrivals.forgetReturnedUpTo(resume);
     if (this.place.streamed || resume === before.resume) return;
     let [deliveredSeq, deliveredConsumerSeq] = [this.#position, this.#lastConsumerSeq];
     if (this.place.isShared()) {
@@ -572,7 +514,7 @@ export class GroupPartition {
 
   /** Neither behind what is done nor ahead of what was handed out. */
   #handedOut(offset: number): boolean {
-    return offset + 1 >= this.#record.resume && offset < (this.#stream?.next() ?? this.#position);
+    return offset + 1 >= this.#entry.record.resume && offset < (this.#stream?.next() ?? this.#position);
   }
 
   /** Deletes the durable, for good. */
@@ -583,50 +525,14 @@ export class GroupPartition {
 
   /** What another gateway has stored, when it is newer. */
   stored(record: OffsetRecord, revision: number): void {
-    if (revision <= this.#revision || (record.epoch ?? 0) !== this.place.epoch) return;
-    this.#record = record;
-    this.#revision = revision;
-    this.#stream?.onStored();
-  }
-
-  async #load(deadline: Deadline): Promise<void> {
-    const { value, revision } = await this.#offsets.get(this.place.key, deadline);
-    const { epoch, group, stream, partition, start } = this.place;
-    // Nothing but the deletion of the group takes it away.
-    if (!value && this.#revision > 0) throw groupNotFound(group);
-    const record = value ?? { resume: start };
-    if ((record.epoch ?? 0) > epoch) {
-      this.#connection = 0;
-      throw notPartitionOwner(`"${stream}"/${partition} has passed to another member`);
-    }
-    this.#record = record;
-    this.#revision = revision;
-  }
-
-  /** @returns what was stored before. */
-  async #store(change: (record: OffsetRecord) => OffsetRecord, deadline: Deadline): Promise<OffsetRecord> {
-    for (;;) {
-      const before = this.#record;
-      const record = change(before);
-      const revision = await this.#offsets.put(this.place.key, record, this.#revision, deadline);
-      if (revision !== undefined) {
-        this.#record = record;
-        this.#revision = revision;
-        this.#stream?.onStored();
-        return before;
-      }
-      // Another gateway wrote it; the later call wins, unless a later epoch has begun.
-      await this.#load(deadline);
-    }
+    this.#entry.stored(record, revision);
   }
 
   async #reset(resume: number, deadline: Deadline): Promise<void> {
     // Before it: another poll's wait may get the first message earlier than the reset is known to be done.
-    this.#received = resume;
+    this.#arrivals.restartAt(resume);
     await resetDurable(this.#js, this.#jsStream, this.#durable, resume + 1, deadline);
-    this.#returned.clear();
-    this.#waited.clear();
-    this.#missing.clear();
+    this.#arrivals.forget();
     this.#lastConsumerSeq = 0;
     this.#position = resume;
     await this.refresh(deadline);
@@ -634,27 +540,14 @@ export class GroupPartition {
 
   #adopt(state: DurableState): void {
     // What was on its way to a wait that was given up is still to come.
-    const toCome = this.place.isShared() ? 0 : Math.max(0, state.deliveredSeq - this.#received);
-    this.#position = Math.max(state.deliveredSeq - toCome, this.#record.resume);
+    const toCome = this.#arrivals.toCome(state.deliveredSeq);
+    this.#position = Math.max(state.deliveredSeq - toCome, this.#entry.record.resume);
     this.#lastConsumerSeq = state.deliveredConsumerSeq - toCome;
     this.#pending = state.pending + toCome;
-    this.#forgetReturned(Math.max(state.floorSeq, this.#record.resume));
-  }
-
-  /** The durable counts what was given back as delivered. */
-  #beforeReturned(position: number): number {
-    for (const seq of this.#returned) if (seq <= position) position = seq - 1;
-    return position;
-  }
-
-  /** What is done up to a sequence does not come any more. */
-  #forgetReturned(seq: number): void {
-    for (const returned of this.#returned) if (returned <= seq) this.#returned.delete(returned);
+    this.#arrivals.forgetReturnedUpTo(Math.max(state.floorSeq, this.#entry.record.resume));
   }
 }
 
-/** Gaps above this are not what waits lose. */
-const MOST_MISSING = 1000;
 /** nats-server takes what is given back a moment after it has come. */
 const ASK_AGAIN_MS = 2;
 /** How often a durable is asked that has not heard of what was published: 126 ms in all. */
@@ -663,11 +556,5 @@ const MOST_BEHIND = 6;
 const HELD_MS = 100;
 /** Dead letters that are stored between two writes of the entry. */
 const DEAD_AT_ONCE = 500;
-
-function min(seqs: Iterable<number>, without?: ReadonlySet<number>): number {
-  let least = Number.POSITIVE_INFINITY;
-  for (const seq of seqs) if (seq < least && !without?.has(seq)) least = seq;
-  return least;
-}
 
 const range = (from: number, to: number): number[] => Array.from({ length: to - from }, (_, i) => from + i);

@@ -11,9 +11,10 @@ import { partitionStates } from "../jetstream/partitions.ts";
 import type { StreamRecord } from "./catalog.ts";
 import { type DeadLetterContext, type DeadLetters, deadLettersTo } from "./dead-letters.ts";
 import { Gateways } from "./gateways.ts";
-import { GroupPartition, type OffsetRecord } from "./group-partition.ts";
+import { GroupPartition } from "./group-partition.ts";
 import { type GroupUse, GroupUses } from "./group-uses.ts";
 import { Members } from "./members.ts";
+import type { OffsetRecord } from "./offset-entry.ts";
 import { type GroupReturned, ReturnedEvents } from "./returned.ts";
 
 /** What may be set of a group in a stream. */
