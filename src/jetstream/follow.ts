@@ -1,12 +1,11 @@
 import { randomBytes } from "node:crypto";
 import { AckPolicy, DeliverPolicy, ReplayPolicy } from "@nats-io/jetstream";
 import { deadlineIn, pauseUntil } from "../domain/deadline.ts";
-import type { JetStream } from "./connection.ts";
+import { type JetStream, READ_BYTES } from "./connection.ts";
 import type { Delivered } from "./fetch.ts";
 
-/** Messages and bytes that may be on their way at once. */
+/** Messages that may be on their way at once. */
 const BATCH = 1000;
-const BATCH_BYTES = 4 * 1024 * 1024;
 const WAIT_MS = 30_000;
 /** The server drops a consumer whose gateway has ended after this long. */
 const INACTIVE_MS = 60_000;
@@ -51,7 +50,7 @@ export async function follow(
         onMessage(message);
       };
       while (whole && !signal.aborted) {
-        const options = { batch: BATCH, maxBytes: BATCH_BYTES, waitMs: WAIT_MS, onMessage: take };
+        const options = { batch: BATCH, maxBytes: READ_BYTES, waitMs: WAIT_MS, onMessage: take };
         const { end } = await js.fetcher.pull(jsStream, name, options, signal);
         if (end === "lost" || end === "missing") break;
       }

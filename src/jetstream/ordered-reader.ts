@@ -1,7 +1,7 @@
 import { AckPolicy, type ConsumerConfig, DeliverPolicy, ReplayPolicy } from "@nats-io/jetstream";
 import { type Deadline, deadlineIn, pause } from "../domain/deadline.ts";
 import { ErrorCode, ServiceError } from "../domain/errors.ts";
-import type { JetStream } from "./connection.ts";
+import { type JetStream, READ_BYTES } from "./connection.ts";
 import { JsError, jsErrorCode, toServiceError } from "./errors.ts";
 import type { Delivered, PullOptions, PullResult } from "./fetch.ts";
 
@@ -31,7 +31,7 @@ export interface ReaderOptions {
   readonly lastPerSubject?: boolean;
   readonly headersOnly?: boolean;
   readonly batch: number;
-  /** Most bytes of one batch, default 4 MiB; a larger message comes alone. */
+  /** Most bytes of one batch, default `READ_BYTES`; a larger message comes alone. */
   readonly maxBytes?: number;
 }
 
@@ -46,8 +46,6 @@ export interface ReadBatch {
 
 type Pulled = PullResult & Pick<ReadBatch, "asOfMs">;
 
-/** A server gives up a connection that has tens of megabytes on their way to it. */
-const BATCH_BYTES = 4 * 1024 * 1024;
 const CALL_MS = 5000;
 /** The storage forgets a consumer that nobody reads after this long. */
 const INACTIVE_MS = 30_000;
@@ -85,7 +83,7 @@ export class OrderedReader {
    */
   async read(waitMs: number, signal: AbortSignal): Promise<ReadBatch> {
     const consumer = await this.#open(deadlineIn(CALL_MS));
-    const { batch, maxBytes = BATCH_BYTES } = this.#options;
+    const { batch, maxBytes = READ_BYTES } = this.#options;
     const take = { batch, waitMs: 0, maxBytes };
     let result = await (this.#ahead ?? this.#pull(consumer.name, take, signal));
     this.#ahead = undefined;
@@ -120,8 +118,13 @@ export class OrderedReader {
   }
 
   async #pull(name: string, options: PullOptions, signal: AbortSignal): Promise<Pulled> {
-    const askedAtMs = Date.now();
-    const result = await this.#js.fetcher.pull(this.#options.jsStream, name, options, signal);
+    let askedAtMs = 0;
+    const ask = () => {
+      askedAtMs = Date.now();
+      return this.#js.fetcher.pull(this.#options.jsStream, name, options, signal);
+    };
+    // What waits for messages to come must not keep a place.
+    const result = await (options.waitMs > 0 ? ask() : this.#js.reads.run(ask));
     const waitedInVain = result.messages.length === 0 && result.end === "empty" && !signal.aborted;
     return { ...result, asOfMs: waitedInVain ? askedAtMs + options.waitMs : askedAtMs };
   }
