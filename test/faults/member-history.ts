@@ -26,7 +26,7 @@ export interface HistoryResult {
 
 const GROUP = "g";
 const CALL_MS = 5000;
-const QUIET_MS = 40_000;
+const QUIET_MS = 120_000;
 /** Answers of a service that can't do it now; whether it did is not known. */
 const OUT_OF_REACH = new Set(["UNAVAILABLE", "TIMEOUT"]);
 
