@@ -78,3 +78,6 @@ export class Flight implements Variables {
     return { payload: Buffer.from(mapValueToJson(this.#value)), contentType: JSON_TYPE };
   }
 }
+
+/** What a step makes of an event: `true` keeps it, `false` leaves it out, a list puts these in its place. */
+export type StepResult = boolean | readonly Flight[];

@@ -4,7 +4,7 @@ import { compileGetter, type Getter, OperationError } from "../domain/getter.ts"
 import { digest } from "../domain/hash.ts";
 import { canonicalJson } from "../domain/map-json.ts";
 import { checkProjection, type Projection } from "../domain/projection.ts";
-import type { Flight } from "./flight.ts";
+import type { Flight, StepResult } from "./flight.ts";
 import type { ModuleFunction } from "./module-functions.ts";
 
 /** What a named function is made of, as it is stored. */
@@ -61,9 +61,6 @@ export interface FunctionContext {
   table(name: string): TableView;
   module(record: FunctionRecord): ModuleFunction;
 }
-
-/** What a step makes of an event: `true` keeps it, `false` leaves it out, a list puts these in its place. */
-export type StepResult = boolean | readonly Flight[];
 
 /** A compiled step. @throws OperationError, and whatever a module throws. */
 export type StepFunction = (flight: Flight) => StepResult | Promise<StepResult>;

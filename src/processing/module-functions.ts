@@ -2,8 +2,7 @@ import { toMaps } from "../domain/expression.ts";
 import { OperationError } from "../domain/getter.ts";
 import { mapValueToJson } from "../domain/map-json.ts";
 import type { Mutex } from "../domain/mutex.ts";
-import { Flight } from "./flight.ts";
-import type { StepResult } from "./functions.ts";
+import { Flight, type StepResult } from "./flight.ts";
 
 /** What a module is given of an event: plain JSON. */
 export interface ModuleEvent {
