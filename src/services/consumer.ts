@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import type { PollRequest, ReadPartitionRequest, SubscribeRequest } from "../../gen/millrace/v1/events_pb.js";
 import type { ByteBudget, Holding } from "../domain/byte-budget.ts";
-import type { Deadline } from "../domain/deadline.ts";
+import { type Deadline, deadlineIn, msLeft, pause } from "../domain/deadline.ts";
 import { invalidArgument, invalidOffset, partitionNotFound } from "../domain/errors.ts";
 import type { StoredEvent } from "../domain/event.ts";
 import { compileFilter } from "../domain/expression.ts";
@@ -38,6 +38,9 @@ type Filter = (event: StoredEvent) => boolean;
 
 /** Compiled filters kept, since a consumer sends the same one with every poll. */
 const KEPT_FILTERS = 256;
+/** How long a read waits for others' answers to be taken, and how often it looks. */
+const ROOM_WAIT_MS = 1000;
+const ROOM_LOOK_MS = 20;
 
 /** Reads streams for groups and without, whichever protocol the request came by. */
 export class Consumer {
@@ -92,7 +95,7 @@ export class Consumer {
     for (const index of request.partition)
       if (index >= stream.partitions) throw partitionNotFound(stream.name, index, stream.partitions);
     this.#quotas?.read(stream.name);
-    using holding = this.#hold();
+    using holding = await this.#hold(deadline, signal);
     try {
       const group = await this.#polledGroup(request, stream, start, deadline, principal);
       const result = await poll(this.#catalog, this.#groups, group, {
@@ -134,9 +137,13 @@ export class Consumer {
     return this.#groups.join(consumerGroup, stream, { start: word, owner: this.#ownerOf(principal) }, deadline);
   }
 
-  /** @throws ServiceError UNAVAILABLE while callers leave too much of their answers unread. */
-  #hold(): Holding {
-    if (this.#answers.isFull) throw this.#answers.refusal("answers");
+  /** @throws ServiceError UNAVAILABLE when the service holds too much of answers, and callers do not take it soon. */
+  async #hold(deadline: Deadline, signal: AbortSignal): Promise<Holding> {
+    const until = Math.min(deadline, deadlineIn(ROOM_WAIT_MS));
+    while (this.#answers.isFull) {
+      if (msLeft(until) === 0 || signal.aborted) throw this.#answers.refusal("answers");
+      await pause(ROOM_LOOK_MS, until);
+    }
     return this.#answers.hold();
   }
 
@@ -234,7 +241,7 @@ export class Consumer {
     const filter = this.#filter(request.filter);
     const stream = await this.#catalog.find(request.streamName, deadline);
     this.#quotas?.read(stream.name);
-    using holding = this.#hold();
+    using holding = await this.#hold(deadline, signal);
     try {
       const result = await readPartition(this.#js, stream, request.partition, {
         from,
