@@ -114,10 +114,10 @@ function success(status: string, response: JsonSchema): string {
   const media = mediaOf(response);
   const example = media.find((each) => each.example !== undefined)?.example;
   const forms = media.map(({ type, schema }) => `<p><span class="dim">${type}</span> ${typeText(schema)}</p>`).join("");
-  return `<h4>${status}</h4><p>${inline(String(response.description))}</p>${forms}${example === undefined ? "" : code(JSON.stringify(example, null, 2))}`;
+  return `<h4>${status}</h4><p>${inline(String(response.description))}</p>${forms}${example === undefined ? "" : code(typeof example === "string" ? example : JSON.stringify(example, null, 2))}`;
 }
 
-function curl({ verb, path }: Place, parameters: readonly Parameter[], body: unknown): string {
+function curl({ verb, path, operation }: Place, parameters: readonly Parameter[], body: unknown): string {
   const filled = path.replace(/\{(\w+)\}/g, (_, name: string) =>
     String(parameters.find((each) => each.name === name)?.example ?? name),
   );
@@ -125,7 +125,8 @@ function curl({ verb, path }: Place, parameters: readonly Parameter[], body: unk
     .filter((each) => each.in === "query" && each.example !== undefined)
     .map((each) => `${each.name}=${encodeURIComponent(String(each.example))}`)
     .join("&");
-  const method = verb === "get" ? "" : ` -X ${verb.toUpperCase()}`;
+  const isStream = mediaOf(operation.responses[200]).some(({ type }) => type === "text/event-stream");
+  const method = isStream ? " -N" : verb === "get" ? "" : ` -X ${verb.toUpperCase()}`;
   const url = `http://127.0.0.1:8080${filled}${query && `?${query}`}`;
   const data =
     body === undefined ? "" : ` \\\n  -H 'content-type: application/json' \\\n  -d '${JSON.stringify(body)}'`;
