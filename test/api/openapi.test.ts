@@ -217,6 +217,16 @@ test("the reference at /docs names every operation and every RPC and loads nothi
   expect(page.text).not.toMatch(/<script|<link|\ssrc=|url\(/);
 });
 
+test("every link of the reference leads to a place in it, and what scrolls takes the focus", async () => {
+  const { text } = await rawRequest(service.url, "GET", "/docs");
+  const places = new Set([...text.matchAll(/ id="([^"]+)"/g)].map(([, id]) => `#${id}`));
+  const links = [...text.matchAll(/ href="([^"]+)"/g)].map(([, href]) => href!);
+  expect(links).toContain("#quick-start");
+  expect(links.filter((href) => href !== "/openapi.json" && !places.has(href))).toEqual([]);
+  for (const [, attributes, table] of text.matchAll(/<div class="wide"([^>]*)>(.*)/g))
+    expect(attributes, table).toContain('tabindex="0"');
+});
+
 test.each([
   ["POST", "/openapi.json", 405],
   ["DELETE", "/docs", 405],
