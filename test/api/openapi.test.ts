@@ -137,6 +137,18 @@ describe("the OpenAPI document", () => {
     expect(components.schemas).not.toHaveProperty("SubscribeResponse");
   });
 
+  test("lets a position in a body be a number, as its examples have it", async () => {
+    const { components } = await document();
+    for (const name of ["SeekRequest", "CreateConsumerGroupRequest", "DryRunSourceInput"]) {
+      const { offset } = components.schemas[name]!.properties as Record<string, { type: unknown }>;
+      expect([name, offset?.type]).toEqual([name, ["string", "integer"]]);
+    }
+    const stream = freshName();
+    await rawRequest(service.url, "POST", "/api/v1/streams", { name: stream });
+    const group = { consumerGroup: freshName(), stream, offset: 0 };
+    expect((await rawRequest(service.url, "POST", "/api/v1/consumers", group)).status).toBe(201);
+  });
+
   test("lists the failures that calls end with, and none that can't be", async () => {
     const { paths } = await document();
     const statusesOf = (path: string, verb: string) => Object.keys(paths[path]![verb]!.responses).map(Number);

@@ -191,6 +191,7 @@ function typeText(schema: JsonSchema): string {
     : schema.contentEncoding
       ? ` <span class="dim">${schema.contentEncoding}</span>`
       : "";
+  if (Array.isArray(schema.type)) return schema.type.join(" or ");
   return `${schema.type ?? "any JSON"}${format}${bounds(schema)}`;
 }
 
