@@ -113,7 +113,13 @@ const mediaOf = (holder: JsonSchema | undefined): Media[] =>
 function success(status: string, response: JsonSchema): string {
   const media = mediaOf(response);
   const example = media.find((each) => each.example !== undefined)?.example;
-  const forms = media.map(({ type, schema }) => `<p><span class="dim">${type}</span> ${typeText(schema)}</p>`).join("");
+  const forms = media
+    .map(({ type, schema }) => {
+      // One without a type says in words what it is.
+      const isText = schema.type === undefined && typeof schema.description === "string";
+      return `<p><span class="dim">${type}</span> ${isText ? inline(String(schema.description)) : typeText(schema)}</p>`;
+    })
+    .join("");
   return `<h4>${status}</h4><p>${inline(String(response.description))}</p>${forms}${example === undefined ? "" : code(typeof example === "string" ? example : JSON.stringify(example, null, 2))}`;
 }
 
@@ -183,6 +189,9 @@ function typeText(schema: JsonSchema): string {
     const name = schema.$ref.split("/").at(-1)!;
     return `<a href="#schema-${name}">${name}</a>`;
   }
+  if (Array.isArray(schema.anyOf)) return schema.anyOf.map(typeText).join(", or ");
+  if (schema.type === "object" && schema.properties)
+    return `<code>{${Object.keys(schema.properties).map(escapeHtml).join(", ")}}</code>`;
   if (schema.type === "array") return `array of ${typeText((schema.items ?? {}) as JsonSchema)}${bounds(schema)}`;
   if (schema.type === "object" && typeof schema.additionalProperties === "object")
     return `map of ${typeText(schema.additionalProperties as JsonSchema)}${bounds(schema)}`;
