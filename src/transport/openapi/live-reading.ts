@@ -29,9 +29,9 @@ export function liveContent(schemas: Schemas, example: unknown): JsonSchema {
   const line = {
     anyOf: [
       schemas.messageRef(EventSchema, "answer"),
-      told("assignment", schemas.messageRef(AssignmentSchema, "answer")),
-      told("caughtUp", { const: true }),
-      told("heartbeat", { const: true }),
+      told({ assignment: schemas.messageRef(AssignmentSchema, "answer") }),
+      told({ caughtUp: { const: true } }, RESUME_TOKEN),
+      told({ heartbeat: { const: true } }, RESUME_TOKEN),
       { $ref: "#/components/schemas/ErrorBody" },
     ],
   };
@@ -46,9 +46,12 @@ export function liveContent(schemas: Schemas, example: unknown): JsonSchema {
   };
 }
 
+/** Without a group: where to go on after the line. */
+const RESUME_TOKEN = { resumeToken: { type: "string" } };
+
 /** A line that tells something beside events. */
-const told = (name: string, schema: JsonSchema): JsonSchema => ({
+const told = (what: JsonSchema, more: JsonSchema = {}): JsonSchema => ({
   type: "object",
-  properties: { [name]: schema, resumeToken: { type: "string" } },
-  required: [name],
+  properties: { ...what, ...more },
+  required: Object.keys(what),
 });
