@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import * as http2 from "node:http2";
 import { buffer } from "node:stream/consumers";
 import { fromBinary } from "@bufbuild/protobuf";
@@ -371,6 +371,15 @@ describe.concurrent("without NATS", () => {
     return failures;
   };
 
+  /** Stops a process; its threads stop one by one, a moment after the signal. */
+  const silence = async (pid: number) => {
+    process.kill(pid, "SIGSTOP");
+    const threads = `/proc/${pid}/task`;
+    await eventually("all its threads are stopped", () =>
+      readdirSync(threads).every((thread) => /\) T /.test(readFileSync(`${threads}/${thread}/stat`, "utf8"))),
+    );
+  };
+
   test("that is gone, calls end with 1107 and nothing is stored; with it back they succeed", async ({ expect }) => {
     await using nats = await startNats();
     await using away = await startService(nats.url);
@@ -418,9 +427,7 @@ describe.concurrent("without NATS", () => {
     const apis = protocols.map(({ connect }) => owned.use(connect(away.url)));
     const stream = await newStream(apis[0]!);
     await apis[0]!.poll(stream, "g", { timeout: 0 });
-    process.kill(nats.pid!, "SIGSTOP");
-    // The signal takes effect a moment later.
-    await eventually("it is stopped", () => /\) T /.test(readFileSync(`/proc/${nats.pid}/stat`, "utf8")));
+    await silence(nats.pid!);
     try {
       for (const { protocol, failure } of await callAll(apis, stream, "silent")) {
         if (failure.code === 0 && failure.httpOrGrpcStatus === 4) continue;
@@ -447,7 +454,7 @@ describe.concurrent("without NATS", () => {
     await using away = await startService(nats.url);
     await using api = protocols[0]!.connect(away.url);
     const stream = await newStream(api);
-    process.kill(nats.pid!, "SIGSTOP");
+    await silence(nats.pid!);
     try {
       const answer = await api.publishBatch(
         stream,

@@ -163,7 +163,7 @@ export enum ErrorCode {
   CONSUMER_GROUP_NOT_FOUND = 1003,
 
   /**
-   * A body can't be parsed or decoded (400), a value is too large (413), a content type or encoding is not known (415).
+   * A body can't be parsed or decoded (400), a value is too large (413), a content type or encoding is not known (415), headers are too large (431).
    *
    * @generated from enum value: ERROR_CODE_SERIALIZATION_ERROR = 1004;
    */
@@ -177,7 +177,7 @@ export enum ErrorCode {
   QUOTA_EXCEEDED = 1005,
 
   /**
-   * The operation did not end within its deadline; a write may still have been stored.
+   * The operation did not end within its deadline; a write may still have been stored. A request that does not come to its end is 408.
    *
    * @generated from enum value: ERROR_CODE_TIMEOUT = 1006;
    */

@@ -33,5 +33,6 @@ function table(lines: readonly string[]): string {
   );
   const row = (cells: readonly string[], tag: string) =>
     `<tr>${cells.map((cell) => `<${tag}>${cell}</${tag}>`).join("")}</tr>`;
-  return `<div class="wide"><table><thead>${row(head!, "th")}</thead><tbody>${rows.map((each) => row(each, "td")).join("")}</tbody></table></div>`;
+  // Nothing in it takes the focus, so that it scrolls by keyboard only when it does itself.
+  return `<div class="wide" tabindex="0"><table><thead>${row(head!, "th")}</thead><tbody>${rows.map((each) => row(each, "td")).join("")}</tbody></table></div>`;
 }

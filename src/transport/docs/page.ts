@@ -41,7 +41,7 @@ export function docsPage(document: OpenApiDocument, services: readonly DescServi
 <body>
 <nav aria-label="Contents">
 <strong>Millrace API</strong>
-<a href="#start">Start</a><a href="#errors">Errors</a><a href="#rpc">gRPC, gRPC-Web, Connect</a><a href="#schemas">Schemas</a><a href="/openapi.json">openapi.json</a>
+<a href="#start">Start</a><a href="#quick-start">Quick start</a><a href="#errors">Errors</a><a href="#rpc">gRPC, gRPC-Web, Connect</a><a href="#schemas">Schemas</a><a href="/openapi.json">openapi.json</a>
 ${tags.map((tag) => `<h3>${escapeHtml(tag.name)}</h3>${tag.places.map(navLink).join("")}`).join("\n")}
 </nav>
 <main>
@@ -113,11 +113,17 @@ const mediaOf = (holder: JsonSchema | undefined): Media[] =>
 function success(status: string, response: JsonSchema): string {
   const media = mediaOf(response);
   const example = media.find((each) => each.example !== undefined)?.example;
-  const forms = media.map(({ type, schema }) => `<p><span class="dim">${type}</span> ${typeText(schema)}</p>`).join("");
-  return `<h4>${status}</h4><p>${inline(String(response.description))}</p>${forms}${example === undefined ? "" : code(JSON.stringify(example, null, 2))}`;
+  const forms = media
+    .map(({ type, schema }) => {
+      // One without a type says in words what it is.
+      const isText = schema.type === undefined && typeof schema.description === "string";
+      return `<p><span class="dim">${type}</span> ${isText ? inline(String(schema.description)) : typeText(schema)}</p>`;
+    })
+    .join("");
+  return `<h4>${status}</h4><p>${inline(String(response.description))}</p>${forms}${example === undefined ? "" : code(typeof example === "string" ? example : JSON.stringify(example, null, 2))}`;
 }
 
-function curl({ verb, path }: Place, parameters: readonly Parameter[], body: unknown): string {
+function curl({ verb, path, operation }: Place, parameters: readonly Parameter[], body: unknown): string {
   const filled = path.replace(/\{(\w+)\}/g, (_, name: string) =>
     String(parameters.find((each) => each.name === name)?.example ?? name),
   );
@@ -125,17 +131,24 @@ function curl({ verb, path }: Place, parameters: readonly Parameter[], body: unk
     .filter((each) => each.in === "query" && each.example !== undefined)
     .map((each) => `${each.name}=${encodeURIComponent(String(each.example))}`)
     .join("&");
-  const method = verb === "get" ? "" : ` -X ${verb.toUpperCase()}`;
+  const isStream = mediaOf(operation.responses[200]).some(({ type }) => type === "text/event-stream");
+  const method = isStream ? " -N" : verb === "get" ? "" : ` -X ${verb.toUpperCase()}`;
   const url = `http://127.0.0.1:8080${filled}${query && `?${query}`}`;
-  const data =
-    body === undefined ? "" : ` \\\n  -H 'content-type: application/json' \\\n  -d '${JSON.stringify(body)}'`;
+  const data = body === undefined ? "" : ` \\\n  -H 'content-type: application/json' \\\n  -d '${bodyText(body)}'`;
   return `curl${method} "${url}"${data}`;
+}
+
+/** Over several lines where it would leave the screen. */
+function bodyText(body: unknown): string {
+  const text = JSON.stringify(body);
+  return text.length <= 72 ? text : JSON.stringify(body, null, 2);
 }
 
 const parameterTable = (parameters: readonly Parameter[]): string =>
   fieldTable(
     parameters.map(({ name, in: place, required, description, schema }) => ({
-      name: `${name} <span class="dim">${place}</span>`,
+      name,
+      place,
       required,
       description: description ?? "",
       schema,
@@ -159,13 +172,13 @@ function schemaBlock(schema: JsonSchema): string {
 }
 
 function fieldTable(
-  fields: readonly { name: string; required: boolean; description: string; schema: JsonSchema }[],
+  fields: readonly { name: string; place?: string; required: boolean; description: string; schema: JsonSchema }[],
 ): string {
   const rows = fields.map(
-    ({ name, required, description, schema }) =>
-      `<tr><td><code>${name}</code>${required ? ' <span class="need">required</span>' : ""}</td><td>${typeText(schema)}</td><td>${inline(description)}${enumText(schema)}</td></tr>`,
+    ({ name, place, required, description, schema }) =>
+      `<tr><td><code>${name}</code>${place ? ` <span class="dim">${place}</span>` : ""}${required ? ' <span class="need">required</span>' : ""}</td><td>${typeText(schema)}</td><td>${inline(description)}${enumText(schema)}</td></tr>`,
   );
-  return `<div class="wide"><table><thead><tr><th>Name</th><th>Type</th><th>Meaning</th></tr></thead><tbody>${rows.join("")}</tbody></table></div>`;
+  return `<div class="wide fields"><table><thead><tr><th>Name</th><th>Type</th><th>Meaning</th></tr></thead><tbody>${rows.join("")}</tbody></table></div>`;
 }
 
 const enumText = (schema: JsonSchema): string =>
@@ -176,6 +189,9 @@ function typeText(schema: JsonSchema): string {
     const name = schema.$ref.split("/").at(-1)!;
     return `<a href="#schema-${name}">${name}</a>`;
   }
+  if (Array.isArray(schema.anyOf)) return schema.anyOf.map(typeText).join(", or ");
+  if (schema.type === "object" && schema.properties)
+    return `<code>{${Object.keys(schema.properties).map(escapeHtml).join(", ")}}</code>`;
   if (schema.type === "array") return `array of ${typeText((schema.items ?? {}) as JsonSchema)}${bounds(schema)}`;
   if (schema.type === "object" && typeof schema.additionalProperties === "object")
     return `map of ${typeText(schema.additionalProperties as JsonSchema)}${bounds(schema)}`;
@@ -184,6 +200,7 @@ function typeText(schema: JsonSchema): string {
     : schema.contentEncoding
       ? ` <span class="dim">${schema.contentEncoding}</span>`
       : "";
+  if (Array.isArray(schema.type)) return schema.type.join(" or ");
   return `${schema.type ?? "any JSON"}${format}${bounds(schema)}`;
 }
 
@@ -214,7 +231,7 @@ function rpcSection(services: readonly DescService[]): string {
   );
   return `<h2 id="rpc">gRPC, gRPC-Web, Connect</h2>
 <p>Every RPC is <code>POST /&lt;service&gt;/&lt;method&gt;</code> on the same port. <code>grpcurl</code> and <code>buf curl</code> need no files: reflection (v1 and v1alpha) and <code>grpc.health.v1.Health</code> are served. A failure is the status of the table above with a <code>google.rpc.ErrorInfo</code> whose <code>reason</code> is the message and whose <code>metadata.code</code> is the number.</p>
-<div class="wide"><table><thead><tr><th>RPC</th><th>Meaning</th></tr></thead><tbody>${rows.join("")}</tbody></table></div>`;
+<div class="wide fields"><table><thead><tr><th>RPC</th><th>Meaning</th></tr></thead><tbody>${rows.join("")}</tbody></table></div>`;
 }
 
 function code(text: string): string {

@@ -22,4 +22,5 @@ table{border-collapse:collapse;width:100%;font-size:.9rem}th,td{text-align:left;
 .dim{color:var(--dim)}.need{color:var(--delete);font-size:.78rem}
 .codes{display:flex;flex-wrap:wrap;gap:.4rem;padding:0;list-style:none}.codes a{border:1px solid var(--line);border-radius:999px;padding:.05rem .6rem;text-decoration:none;font-size:.85rem}
 @media (max-width:55rem){body{display:block}nav{position:static;height:auto;max-height:40vh;border-right:0;border-bottom:1px solid var(--line)}}
+@media (max-width:40rem){.fields thead{display:none}.fields tr{display:block;padding:.4rem 0;border-bottom:1px solid var(--line)}.fields td{display:block;min-width:0;padding:.1rem 0;border:0}}
 `;

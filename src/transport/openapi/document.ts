@@ -5,6 +5,7 @@ import { ErrorSchema } from "../../../gen/millrace/v1/errors_pb.js";
 import { type RestRoute, restRoutes } from "../rest-routes.ts";
 import { ERROR_TABLE, errorResponses, errorStatuses } from "./errors.ts";
 import { EXAMPLES } from "./examples.ts";
+import { LIVE_PARAMETERS, liveContent } from "./live-reading.ts";
 import { operatorPaths } from "./operator-paths.ts";
 import type { JsonSchema } from "./rules.ts";
 import { isRequired, Schemas } from "./schemas.ts";
@@ -82,7 +83,8 @@ function operation(route: RestRoute, schemas: Schemas): Operation {
   const parameters = [
     ...[...route.params.values()].map((field) => parameter(field, "path", schemas, example?.path)),
     ...queryFields(route).map((field) => parameter(field, "query", schemas, example?.query)),
-    ...(IDEMPOTENT.has(method.name) ? [IDEMPOTENCY_KEY] : []),
+    ...(method.methodKind === "server_streaming" ? LIVE_PARAMETERS : []),
+    ...(IDEMPOTENCY_KEY[method.name] ? [idempotencyKey(IDEMPOTENCY_KEY[method.name]!)] : []),
   ];
   const errors = errorStatuses(route).map((status) => [
     String(status),
@@ -114,20 +116,10 @@ function requestBody(route: RestRoute, schemas: Schemas, example: unknown): Json
 /** What a success answers; a stream of messages comes as Server-Sent Events or as lines of JSON. */
 function answers(route: RestRoute, schemas: Schemas, example: unknown): Record<string, JsonSchema> {
   const { method, responseBody } = route;
+  if (method.methodKind === "server_streaming")
+    return { 200: { description: "Events as they come.", content: liveContent(schemas, example) } };
   const schema = schemas.messageRef(responseBody?.message ?? method.output, "answer");
   const comment = comments[(responseBody?.message ?? method.output).typeName] ?? "Success.";
-  if (method.methodKind === "server_streaming") {
-    // Without a type: readers of such documents disagree on whether it is the text or each event that a schema describes.
-    const events = {
-      description: "Server-Sent Events; the data of each is one object as in the lines of JSON.",
-    };
-    return {
-      200: {
-        description: comment,
-        content: { "text/event-stream": { schema: events }, "application/x-ndjson": { schema } },
-      },
-    };
-  }
   const media = { "application/json": { schema, ...(example === undefined ? {} : { example }) } };
   const done = { description: comment, content: media };
   if (!method.name.startsWith("Create")) return { 200: done };
@@ -168,15 +160,19 @@ function parameter(
   };
 }
 
-const IDEMPOTENT: ReadonlySet<string> = new Set(["Publish", "PublishBatch"]);
-const IDEMPOTENCY_KEY = {
+/** What the header does, by the RPC's name. */
+const IDEMPOTENCY_KEY: Readonly<Record<string, string>> = {
+  Publish: "The same as `eventId`: a repeat under the same key stores nothing and answers the first one's offset.",
+  PublishBatch: "Event *i* gets the id `<key>.<i>` where it has none, so that a repeat stores nothing.",
+  CreateProcessor: "A repeat under the same key answers the processor that the first call made.",
+};
+const idempotencyKey = (description: string): JsonSchema => ({
   name: "Idempotency-Key",
   in: "header",
   required: false,
-  description:
-    "The same as `eventId`: a repeat under the same key stores nothing and answers the first one's offset. On a batch event *i* gets the id `<key>.<i>`.",
+  description,
   schema: { type: "string", minLength: 1, maxLength: 128 },
-};
+});
 
 /** `ConsumerGroupService` is shown as `Consumer groups`. */
 function tagOf(service: DescService): string {

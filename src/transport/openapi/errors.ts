@@ -37,7 +37,7 @@ export function errorResponses(): Record<string, JsonSchema> {
       `Error${status}`,
       {
         description: entries.map(({ code, name, meaning }) => `${code} ${name}: ${meaning}`).join("\n\n"),
-        ...(RETRY_LATER.has(status) ? { headers: { "Retry-After": RETRY_AFTER } } : {}),
+        ...(HEADERS[status] ? { headers: HEADERS[status] } : {}),
         content: {
           "application/json": {
             schema: { $ref: "#/components/schemas/ErrorBody" },
@@ -54,23 +54,39 @@ export function errorResponses(): Record<string, JsonSchema> {
   );
 }
 
-const RETRY_LATER: ReadonlySet<number> = new Set([429, 503]);
 const RETRY_AFTER = { description: "Seconds to wait before the call is worth repeating.", schema: { type: "integer" } };
+const HEADERS: Readonly<Record<number, JsonSchema>> = {
+  401: { "WWW-Authenticate": { description: "Always `Bearer`.", schema: { type: "string" } } },
+  405: { Allow: { description: "The methods that the path has.", schema: { type: "string" } } },
+  429: { "Retry-After": RETRY_AFTER },
+  503: { "Retry-After": RETRY_AFTER },
+};
 
 /** What the HTTP server itself refuses: a request that takes too long, headers that are too large. */
 export const ANY_REQUEST: readonly number[] = [408, 431];
 
+/** RPCs that find something in the way of what they make or move; so do those that a member of a group calls. */
+const IN_CONFLICT: ReadonlySet<string> = new Set([
+  "CreateStream",
+  "PublishBatch",
+  "CreateConsumerGroup",
+  "Seek",
+  "CreateProcessor",
+  "CreateSavepoint",
+]);
+/** RPCs that miss nothing: they list, or what they name need not be there. */
+const MISSING_NOTHING = /^(List(?!SideEvents)|CreateStream$|CreateApiKey$|Put|DeleteRow$)/;
+
 /** The statuses that a route can fail with. */
 export function errorStatuses(route: RestRoute): number[] {
   const { name, input } = route.method;
-  const isRead = route.httpMethod === "GET";
   const hasMember = input.fields.some((field) => field.name === "consumer_id");
   return [
     400,
     401,
     403,
-    ...(route.params.size > 0 || route.body !== undefined ? [404] : []),
-    ...(!isRead || hasMember ? [409] : []),
+    ...(MISSING_NOTHING.test(name) ? [] : [404]),
+    ...(hasMember || IN_CONFLICT.has(name) ? [409] : []),
     ...(name.startsWith("Publish") ? [412] : []),
     ...(route.body === undefined ? [] : [413, 415]),
     ...ANY_REQUEST,

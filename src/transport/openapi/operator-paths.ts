@@ -7,16 +7,23 @@ const operation = (
   operationId: string,
   summary: string,
   responses: Readonly<Record<string, JsonSchema>>,
+  /** Where callers are asked who they are. */
+  needsRight = false,
 ): Readonly<Record<string, Operation>> => ({
   get: {
     operationId,
     tags: ["Operation"],
     summary,
     description: `${summary}.`,
-    security: [{}],
+    ...(needsRight ? {} : { security: [{}] }),
     responses: {
       ...responses,
-      ...Object.fromEntries(ANY_REQUEST.map((status) => [status, { $ref: `#/components/responses/Error${status}` }])),
+      ...Object.fromEntries(
+        [...(needsRight ? [401, 403] : []), ...ANY_REQUEST].map((status) => [
+          status,
+          { $ref: `#/components/responses/Error${status}` },
+        ]),
+      ),
     },
   },
 });
@@ -65,9 +72,12 @@ export const operatorPaths: Readonly<Record<string, Readonly<Record<string, Oper
     200: json("It can serve.", readiness),
     503: json("It can't serve now.", readiness),
   }),
-  "/metrics": operation("metrics", "Figures of the service for Prometheus", {
-    200: text("Prometheus' text format.", "text/plain"),
-  }),
+  "/metrics": operation(
+    "metrics",
+    "Figures of the service for Prometheus",
+    { 200: text("Prometheus' text format.", "text/plain") },
+    true,
+  ),
   "/openapi.json": operation("openapi", "This document", { 200: json("OpenAPI 3.1.", { type: "object" }) }),
   "/docs": operation("docs", "The API reference for people", { 200: text("A page.", "text/html") }),
 };
