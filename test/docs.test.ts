@@ -41,14 +41,14 @@ function document(): string {
 
 Over REST: \`{"error":{"code":1001,"message":"STREAM_NOT_FOUND","description":"…","details":[…]}}\`. Over gRPC, gRPC-Web and Connect: the
 status, with a \`google.rpc.ErrorInfo\` whose \`reason\` is the name and whose \`metadata.code\` is the number; INVALID_ARGUMENT also
-carries a \`google.rpc.BadRequest\`, QUOTA_EXCEEDED a \`google.rpc.QuotaFailure\` that names whose quota it is, and what may be retried later
-a \`google.rpc.RetryInfo\` and the metadata \`retry-after\`, which is the header \`Retry-After\` over REST.
+carries a \`google.rpc.BadRequest\`, QUOTA_EXCEEDED a \`google.rpc.QuotaFailure\` that names whose quota it is; both QUOTA_EXCEEDED and UNAVAILABLE
+carry a \`google.rpc.RetryInfo\` and the metadata \`retry-after\`, which is the header \`Retry-After\` over REST.
 
 | Code | Name | HTTP | gRPC | Retry helps | Took effect | Meaning |
 |---|---|---|---|---|---|---|
 ${rows.join("\n")}
 
-SERIALIZATION_ERROR is also 413 (too large) and 415 (content type or encoding). A failed \`expectedOffset\` names the actual end offset
+SERIALIZATION_ERROR is also 413 (too large), 415 (content type or encoding) and 431 (headers too large). A failed \`expectedOffset\` names the actual end offset
 in \`details[].endOffset\` and in \`metadata.endOffset\`. RESOURCE_NOT_FOUND has a code of its own because no other fits a row or a
 window: PROCESSOR_NOT_FOUND names another thing, and NOT_FOUND, for paths and RPCs, is UNIMPLEMENTED over gRPC. This page is made from \`proto/millrace/v1/errors.proto\`:
 \`UPDATE_DOCS=1 npx vitest run test/docs.test.ts\` writes it.

@@ -57,6 +57,8 @@ function byteLength(text: string): number {
  *
  * @param prefix put before each field's path, such as `events[3].`.
  */
+const MAX_OFFSET = Number.MAX_SAFE_INTEGER;
+
 function eventFaults(event: EventFields, prefix: string): ErrorDetail[] {
   const faults: ErrorDetail[] = [];
   const fault = (field: string, description: string) => faults.push({ field: prefix + field, description });
@@ -71,7 +73,8 @@ function eventFaults(event: EventFields, prefix: string): ErrorDetail[] {
   if (event.eventId === "") fault("eventId", "must not be empty");
   if (event.partition !== undefined && (event.partition < 0 || event.partition > 999))
     fault("partition", "must be from 0 to 999");
-  if (event.expectedOffset !== undefined && event.expectedOffset < 0) fault("expectedOffset", "must not be negative");
+  if (event.expectedOffset !== undefined && !(event.expectedOffset >= 0 && event.expectedOffset <= MAX_OFFSET))
+    fault("expectedOffset", "must be a whole number from 0 below 2^53");
   const { contentType } = event;
   if (contentType !== undefined && (contentType.length > MAX_CONTENT_TYPE_BYTES || !ASCII.test(contentType)))
     fault("contentType", `must be printable ASCII, at most ${MAX_CONTENT_TYPE_BYTES} bytes`);

@@ -82,7 +82,11 @@ export class FunctionRegistry {
   /** @throws ServiceError RESOURCE_NOT_FOUND, INVALID_ARGUMENT for one that was not installed by a call. */
   async remove(name: string, deadline: Deadline): Promise<void> {
     const { origin } = await this.get(name, deadline);
-    if (origin !== "installed") throw invalidArgument("name", `"${name}" was not installed by a call: it is ${origin}`);
+    if (origin !== "installed")
+      throw invalidArgument(
+        "name",
+        `"${name}" was not installed by a call: it is ${origin === "module" ? "a module" : origin}`,
+      );
     await this.#bucket.delete(encodeToken(name), deadline);
   }
 

@@ -1,4 +1,5 @@
 import { randomBytes } from "node:crypto";
+import type { IncomingMessage } from "node:http";
 import type { DescMethod } from "@bufbuild/protobuf";
 import { type ConnectRouter, createContextValues } from "@connectrpc/connect";
 import cors from "@fastify/cors";
@@ -21,7 +22,7 @@ import { answers, ownRequestId } from "./every-answer.ts";
 import { type BytesCall, grpcUnary, type HotRpc, type UnaryImplementation } from "./grpc-unary.ts";
 import type { Mounted } from "./in-process.ts";
 import { errorInterceptor, failedKey, requestIdKey } from "./interceptors.ts";
-import { createListener, type ListenerOptions, type OnePortServer } from "./listener.ts";
+import { createListener, type ListenerOptions, MAX_HEADER_BYTES, type OnePortServer } from "./listener.ts";
 import { type CallLog, createCallLog } from "./log.ts";
 import { OPERATOR_PATHS, type OperatorOptions, operatorPlugin } from "./operator.ts";
 import { holdToQuotas } from "./quotas.ts";
@@ -74,8 +75,6 @@ export async function createApp(options: AppOptions): Promise<App> {
   app.decorateRequest("failedAs", undefined);
   app.addHook("onRequest", (req, reply, done) => {
     answers(reply, req);
-    const { httpVersion, headers } = req.raw;
-    const isHostless = httpVersion === "1.1" && headers.host === undefined;
     const begunAt = options.calls.begin();
     // An answer to a caller that has gone: "close" says so too, and who waits for it.
     reply.raw.on("error", ignored);
@@ -84,7 +83,7 @@ export async function createApp(options: AppOptions): Promise<App> {
       options.calls.end(req, begunAt);
       options.bodies.end(req.raw);
     });
-    done(isHostless ? notSerializable("HTTP/1.1 needs a Host header") : undefined);
+    done(faultOfHead(req.raw));
   });
   app.server.on("connect", refuseConnect);
   if (isTracing()) traceCalls(app as unknown as FastifyInstance);
@@ -128,6 +127,19 @@ export async function createApp(options: AppOptions): Promise<App> {
 }
 
 const ignored = (): void => {};
+
+/** What is wrong with a request's headers as such. */
+function faultOfHead({ httpVersion, httpVersionMajor, headers, rawHeaders }: IncomingMessage): Error | undefined {
+  if (httpVersion === "1.1" && headers.host === undefined) return notSerializable("HTTP/1.1 needs a Host header");
+  // Node keeps to the bound over HTTP/1.1, but over HTTP/2 only once the caller has confirmed that it knows it.
+  if (httpVersionMajor < 2) return undefined;
+  let bytes = 0;
+  for (const text of rawHeaders) bytes += text.length + FIELD_OVERHEAD / 2;
+  return bytes > MAX_HEADER_BYTES ? notSerializable("the request's headers are too large", 431) : undefined;
+}
+
+/** What HTTP/2 counts of a field beside its name and value (RFC 9113, 6.5.2). */
+const FIELD_OVERHEAD = 32;
 
 /** Publishing, polling and committing, which callers do all the time. */
 const HOT_METHODS: readonly DescMethod[] = [

@@ -40,7 +40,7 @@ export interface ListenerOptions {
   keepAliveTimeoutMs?: number;
   /** How long an HTTP/2 connection without a stream is kept while nothing arrives on it. Default 300,000. */
   http2IdleTimeoutMs?: number;
-  /** Bound on a request's headers together: 431 above it over HTTP/1.1, a refused stream over HTTP/2. Default 16 KiB. */
+  /** Bound on a request's headers together: 431 above it over HTTP/1.1; announced over HTTP/2. Default {@link MAX_HEADER_BYTES}. */
   maxHeaderBytes?: number;
   /** Connections open at once; one more is closed unanswered. Default 10,000. */
   maxConnections?: number;
@@ -69,6 +69,8 @@ const PREFACE = Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "latin1");
 const DECIDING_BYTES = 4;
 /** A first line that is longer is left to the parser of HTTP/1. */
 const FIRST_LINE_BYTES = 1024;
+/** Of a request together. */
+export const MAX_HEADER_BYTES = 16 * 1024;
 const METHODS = new Set(http.METHODS);
 const IDLE_SWEEP_MS = 50;
 
@@ -76,7 +78,7 @@ const IDLE_SWEEP_MS = 50;
 export function createListener(handler: RequestHandler, options: ListenerOptions = {}): OnePortServer {
   const headersTimeoutMs = options.headersTimeoutMs ?? 10_000;
   const requestTimeoutMs = options.requestTimeoutMs ?? 30_000;
-  const maxHeaderBytes = options.maxHeaderBytes ?? 16 * 1024;
+  const maxHeaderBytes = options.maxHeaderBytes ?? MAX_HEADER_BYTES;
   const unread = {
     timeoutMs: requestTimeoutMs,
     held: options.unreadAnswers ?? new ByteBudget(Number.POSITIVE_INFINITY),

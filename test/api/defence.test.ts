@@ -1,4 +1,6 @@
+import { once } from "node:events";
 import * as http from "node:http";
+import * as http2 from "node:http2";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { loadConfig } from "../../src/config.ts";
 import { failureOf, protocols, rawRequest } from "../support/clients.ts";
@@ -36,6 +38,24 @@ describe.each(protocols)("over $name", ({ connect }) => {
     await eventually("they are no longer", async () => (await held()) === 0);
     expect(await api.publish(stream, { value: "x".repeat(5000) })).toMatchObject({ status: "published" });
   });
+});
+
+test.each<[string, http2.OutgoingHttpHeaders, string]>([
+  ["REST", { ":path": "/healthz" }, "431"],
+  ["gRPC", { ":method": "POST", ":path": RPC, "content-type": "application/grpc+proto", te: "trailers" }, "200 3"],
+])("headers above their bound are refused over HTTP/2: %s", async (_name, fields, refused) => {
+  const session = http2.connect(service.url);
+  onTestFinished(() => session.destroy());
+  const ask = async (fields: http2.OutgoingHttpHeaders) => {
+    const stream = session.request(fields);
+    stream.resume();
+    const [headers] = (await once(stream, "response")) as [http2.IncomingHttpHeaders];
+    return [headers[":status"], headers["grpc-status"]].filter(Boolean).join(" ");
+  };
+  // The first request comes before its sender has heard of the bound; later ones Node refuses by itself.
+  expect(await ask({ ...fields, "x-large": "x".repeat(17_000) })).toBe(refused);
+  await expect(ask({ ...fields, "x-large": "x".repeat(17_000) })).rejects.toThrow("ENHANCE_YOUR_CALM");
+  expect(await ask({ ":path": "/healthz", "x-large": "x".repeat(15_000) })).toBe("200");
 });
 
 test.each([

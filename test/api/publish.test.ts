@@ -218,6 +218,11 @@ describe.each(protocols)("publish over $name", ({ connect, isRest }) => {
       ["an empty event id", { eventId: "", value: 1 }, "eventId"],
       ["a negative partition", { partition: -1, value: 1 }, "partition"],
       ["partition 1000", { partition: 1000, value: 1 }, "partition"],
+      [
+        "an expected offset of 2^53",
+        { expectedOffset: Number.MAX_SAFE_INTEGER + 1, partition: 0, value: 1 },
+        "expectedOffset",
+      ],
       ["a negative expected offset", { expectedOffset: -1, partition: 0, value: 1 }, "expectedOffset"],
       ["a header without name", { headers: { "": "x" }, value: 1 }, "headers"],
       ["a content type that is not ASCII", { data: Uint8Array.of(1), contentType: "é" }, "contentType"],

@@ -189,6 +189,10 @@ describe.each(protocols)("savepoints over $name", ({ connect, isRest }) => {
     await calls.update(processorId, { operations: longer, start: "earliest" });
     expect(await failureOf(calls.restore(processorId, savepoint))).toMatchObject({ details: [{ field: "savepoint" }] });
     expect((await failureOf(calls.createSavepoint(processorId, "a.b"))).details[0]!.field).toBe("name");
+    expect(await failureOf(calls.restore(processorId, ""))).toMatchObject({
+      ...failing(1100, 400, 3),
+      details: [{ field: "savepoint" }],
+    });
     expect(await failureOf(calls.createSavepoint("proc_0000000000000000", freshName()))).toMatchObject({ code: 1102 });
   });
 });
