@@ -105,6 +105,11 @@ export function failureOf(error: unknown): Failure {
     return { exitCode: exitOfCode(code), code, message: info.reason, description };
   }
   const exitCode = EXIT_OF_STATUS[error.code] ?? Exit.FAILED;
+  // The service's own failures carry their code; a bare 404 is that of another server, or of another path.
+  if (exitCode === Exit.NOT_FOUND) {
+    const said = error.rawMessage === "" ? "" : `: ${error.rawMessage}`;
+    return { exitCode, description: `no Millrace answers there${said}; --url or MILLRACE_URL says where it is` };
+  }
   if (exitCode !== Exit.UNAVAILABLE) return { exitCode, description: error.rawMessage };
   return {
     exitCode,

@@ -87,6 +87,8 @@ async function run(argv: readonly string[]): Promise<number> {
 /** Whether the reader of the output has gone, as `head` does when it has enough. */
 const isClosedPipe = (error: unknown): boolean => (error as NodeJS.ErrnoException | undefined)?.code === "EPIPE";
 
+// Set to nothing is not set, as for the settings of the service.
+if (process.env.MILLRACE_URL?.trim() === "") delete process.env.MILLRACE_URL;
 // A write that fails says so to whoever waits for it; without a listener the stream would end the process.
 for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
 process.exit(await run(process.argv));

@@ -50,6 +50,18 @@ describe("the connection", () => {
     expect((await millrace("ftp://x", "streams", "list")).code).toBe(2);
   });
 
+  test("a path where no Millrace is, is told with exit code 3", async () => {
+    const { code, stderr } = await millrace(`${service.url}/elsewhere`, "streams", "list");
+    expect([code, stderr]).toEqual([3, expect.stringMatching(/no Millrace answers there.*MILLRACE_URL/)]);
+  });
+
+  test("a URL in the environment that is set to nothing is not set", async () => {
+    const { stderr } = await start(["streams", "list", "--url", service.url], { env: { MILLRACE_URL: "" } }).ended;
+    expect(stderr).toBe("");
+    const unset = await start(["streams", "list"], { env: { MILLRACE_URL: "" }, input: "" }).ended;
+    expect(unset.code).not.toBe(2);
+  });
+
   test("the API key goes along as a bearer token", async () => {
     const seen: (string | undefined)[] = [];
     const server = http.createServer((req, res) => {
