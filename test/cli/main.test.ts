@@ -36,6 +36,19 @@ describe("help", () => {
   });
 });
 
+test.each([
+  [["--json"], "a command is missing"],
+  [["--json", "stremas"], "Did you mean streams?"],
+  [["streams", "describe", "--json"], "missing required argument"],
+  [["groups", "seek", "g", "s", "--json"], "--to <position>"],
+  [["top", "--count", "x", "--json"], "whole number"],
+  [["streams", "list", "--json", "--table"], "cannot be used with"],
+])("with --json wrong usage is told as JSON too: %j", async (args, words) => {
+  const { code, stdout, stderr } = await millrace(NOWHERE, ...args);
+  expect([code, stdout]).toEqual([2, ""]);
+  expect(JSON.parse(stderr)).toEqual({ error: { description: expect.stringContaining(words) } });
+});
+
 describe("the connection", () => {
   test("a service that is not there is exit code 6", async () => {
     const { code, stdout, stderr } = await millrace(NOWHERE, "streams", "list");
