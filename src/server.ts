@@ -1,5 +1,5 @@
 import { X509Certificate } from "node:crypto";
-import { readFile } from "node:fs/promises";
+import { readdir, readFile } from "node:fs/promises";
 import type { AddressInfo } from "node:net";
 import { createSecureContext } from "node:tls";
 import { Code, ConnectError } from "@connectrpc/connect";
@@ -89,6 +89,7 @@ async function open(
 ): Promise<number> {
   // Before anything is started that a wrong file would have to end again.
   const listener = await listenerOptions(config);
+  await checkFunctionsDir(config);
   const binary = config.natsUrl === undefined ? natsServerOf(env) : undefined;
   if (config.tracing) owned.use(await startTracing(config.tracing, logger));
   const url =
@@ -201,6 +202,13 @@ async function unlessAborted<T>(work: Promise<T>, signal: AbortSignal | undefine
   } finally {
     signal.removeEventListener("abort", abort);
   }
+}
+
+async function checkFunctionsDir({ functionsDir }: Config): Promise<void> {
+  if (functionsDir === undefined) return;
+  await readdir(functionsDir).catch((error: Error) => {
+    throw new SettingsError([`MILLRACE_FUNCTIONS_DIR can't be read: ${error.message}`]);
+  });
 }
 
 function natsServerOf(env: NodeJS.ProcessEnv): string | undefined {

@@ -42,6 +42,7 @@ test.each<[string, NodeJS.ProcessEnv]>([
   ["MILLRACE_TLS_KEY", { ...PAIR, MILLRACE_TLS_KEY: certificate("client.key") }],
   ["MILLRACE_TLS_CLIENT_CA", { ...PAIR, MILLRACE_TLS_CLIENT_CA: THIS_FILE }],
   ["MILLRACE_TLS_CLIENT_CA", { MILLRACE_TLS_CLIENT_CA: certificate("ca.pem") }],
+  ["MILLRACE_FUNCTIONS_DIR", { MILLRACE_FUNCTIONS_DIR: "/nowhere/functions" }],
   ["NATS_SERVER_BIN", { NATS_SERVER_BIN: THIS_FILE }],
   ["NATS_URL", { NATS_URL: "http://127.0.0.1:4222" }],
   ["NATS_URL", { NATS_URL: "nats://a," }],
