@@ -18,8 +18,11 @@ const local = join(root, "node_modules", "node", "bin", binary);
 const isNewEnough = Number.parseInt(process.versions.node, 10) >= OLDEST_NODE;
 const isInstalled = existsSync(join(root, "node_modules", "commander"));
 
-// `serve` is the one that needs nats-server.
-if (process.argv[2] === "serve" || !isInstalled || !(isNewEnough || existsSync(local))) {
+// `serve` is the one that needs nats-server, unless it is told of another. What it is told wrongly it says itself.
+const hasNats =
+  [process.env.NATS_URL, process.env.NATS_SERVER_BIN].some((value) => value?.trim()) ||
+  process.argv.some((argument) => /^--nats(=|$)/.test(argument));
+if ((process.argv[2] === "serve" && !hasNats) || !isInstalled || !(isNewEnough || existsSync(local))) {
   const { status } = spawnSync(process.execPath, [join(root, "scripts", "setup.mjs")], { stdio: ["ignore", 2, 2] });
   if (status !== 0) process.exit(1);
 }

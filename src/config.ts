@@ -53,7 +53,15 @@ export interface Config {
 
 const LOG_LEVELS = ["fatal", "error", "warn", "info", "debug", "trace", "silent"];
 
-/** Reads the settings. @throws Error that names every setting that is wrong. */
+/** Settings that the service can't run with. */
+export class SettingsError extends Error {
+  constructor(faults: readonly string[]) {
+    super(`settings: ${faults.join("; ")}`);
+    this.name = "SettingsError";
+  }
+}
+
+/** Reads the settings. @throws SettingsError that names every setting that is wrong. */
 export function loadConfig(env: NodeJS.ProcessEnv): Config {
   const faults: string[] = [];
   const text = (name: string, fallback: string) => env[name]?.trim() || fallback;
@@ -82,8 +90,8 @@ export function loadConfig(env: NodeJS.ProcessEnv): Config {
     faults.push(`MILLRACE_FSYNC must be "always" or a span such as "1s", not "${fsync}"`);
   const natsUrl = env.NATS_URL?.trim() || undefined;
   for (const url of natsUrl?.split(",") ?? [])
-    if (!URL.canParse(url.includes("://") ? url.trim() : `nats://${url.trim()}`))
-      faults.push(`NATS_URL holds "${url}", which is no URL`);
+    if (!isNatsUrl(url.includes("://") ? url.trim() : `nats://${url.trim()}`))
+      faults.push(`NATS_URL holds "${url}", which is no URL such as nats://host:4222 or tls://host:4222`);
   const corsOrigins = (env.MILLRACE_CORS_ORIGINS ?? "")
     .split(",")
     .map((origin) => origin.trim())
@@ -96,6 +104,9 @@ export function loadConfig(env: NodeJS.ProcessEnv): Config {
   const certFile = env.MILLRACE_TLS_CERT;
   const keyFile = env.MILLRACE_TLS_KEY;
   if (Boolean(certFile) !== Boolean(keyFile)) faults.push("MILLRACE_TLS_CERT and MILLRACE_TLS_KEY go together");
+  // Left alone it would let everybody in whom it is to keep out.
+  if (env.MILLRACE_TLS_CLIENT_CA && !certFile && !keyFile)
+    faults.push("MILLRACE_TLS_CLIENT_CA needs MILLRACE_TLS_CERT and MILLRACE_TLS_KEY");
 
   const config: Config = {
     port: number("PORT", 8080, 0, 65_535),
@@ -119,6 +130,12 @@ export function loadConfig(env: NodeJS.ProcessEnv): Config {
     tracing: loadTracing(env, faults),
     drainMs: number("MILLRACE_DRAIN_MS", 10_000, 0, 600_000),
   };
-  if (faults.length > 0) throw new Error(`settings: ${faults.join("; ")}`);
+  if (faults.length > 0) throw new SettingsError(faults);
   return Object.freeze(config);
+}
+
+function isNatsUrl(text: string): boolean {
+  if (!URL.canParse(text)) return false;
+  const { protocol, hostname } = new URL(text);
+  return (protocol === "nats:" || protocol === "tls:") && hostname !== "";
 }

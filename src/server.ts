@@ -1,5 +1,7 @@
-import { readFile } from "node:fs/promises";
+import { X509Certificate } from "node:crypto";
+import { readdir, readFile } from "node:fs/promises";
 import type { AddressInfo } from "node:net";
+import { createSecureContext } from "node:tls";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Logger } from "pino";
 import { Health } from "../gen/grpc/health/v1/health_pb.js";
@@ -8,7 +10,7 @@ import { EventService } from "../gen/millrace/v1/events_pb.js";
 import { KeyService } from "../gen/millrace/v1/keys_pb.js";
 import { StreamService } from "../gen/millrace/v1/streams_pb.js";
 import { findNatsServer } from "../scripts/nats-server.mjs";
-import type { Config } from "./config.ts";
+import { type Config, SettingsError } from "./config.ts";
 import { ByteBudget } from "./domain/byte-budget.ts";
 import { connectJetStream, type JetStream } from "./jetstream/connection.ts";
 import { startEmbeddedNats } from "./jetstream/embedded.ts";
@@ -53,12 +55,46 @@ export interface Server extends AsyncDisposable {
 
 const SHUTTING_DOWN = new ConnectError("the server is shutting down", Code.Unavailable);
 
-/** Starts the service. @throws Error when the port is taken, nats-server is missing or NATS is out of reach. */
-export async function startServer(config: Config, logger: Logger, env: NodeJS.ProcessEnv = {}): Promise<Server> {
+/**
+ * Starts the service.
+ *
+ * @param signal breaks off the start; once it has succeeded, nothing.
+ * @throws SettingsError when a file that a setting names can't be used; Error when the port is taken, nats-server is
+ * missing or NATS is out of reach; the signal's reason.
+ */
+export async function startServer(
+  config: Config,
+  logger: Logger,
+  env: NodeJS.ProcessEnv = {},
+  signal?: AbortSignal,
+): Promise<Server> {
   await using owned = new AsyncDisposableStack();
+  const port = await unlessAborted(open(config, logger, env, owned, signal), signal);
+  const host = config.host.includes(":") ? `[${config.host}]` : config.host;
+  const running = owned.move();
+  return {
+    url: `${config.tls ? "https" : "http"}://${host}:${port}`,
+    port,
+    [Symbol.asyncDispose]: () => running.disposeAsync(),
+  };
+}
+
+/** Opens every part in order. @returns the port. */
+async function open(
+  config: Config,
+  logger: Logger,
+  env: NodeJS.ProcessEnv,
+  owned: AsyncDisposableStack,
+  signal: AbortSignal | undefined,
+): Promise<number> {
+  // Before anything is started that a wrong file would have to end again.
+  const listener = await listenerOptions(config);
+  await checkFunctionsDir(config);
+  const binary = config.natsUrl === undefined ? natsServerOf(env) : undefined;
   if (config.tracing) owned.use(await startTracing(config.tracing, logger));
   const url =
-    config.natsUrl ?? owned.use(await startEmbeddedNats({ ...config, binary: findNatsServer(env), log: logger })).url;
+    config.natsUrl ??
+    owned.use(await startEmbeddedNats({ ...config, binary, log: logger, ...(signal ? { signal } : {}) })).url;
   const js = owned.use(await connectJetStream({ url, log: logger }));
   const appender = new Appender(js);
   const groups: Groups = owned.use(
@@ -139,7 +175,7 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
     hot: hotHandlers(producer, consumer),
     hotGrpc: hotCalls(producer),
     logger,
-    listener: { ...(await listenerOptions(config)), unreadAnswers: answers },
+    listener: { ...listener, unreadAnswers: answers },
     shutdownSignal: shutdown.signal,
   });
   owned.defer(async () => {
@@ -150,15 +186,37 @@ export async function startServer(config: Config, logger: Logger, env: NodeJS.Pr
     await app.close();
   });
   await app.listen({ port: config.port, host: config.host });
+  return (app.server.address() as AddressInfo).port;
+}
 
-  const { port } = app.server.address() as AddressInfo;
-  const host = config.host.includes(":") ? `[${config.host}]` : config.host;
-  const running = owned.move();
-  return {
-    url: `${config.tls ? "https" : "http"}://${host}:${port}`,
-    port,
-    [Symbol.asyncDispose]: () => running.disposeAsync(),
-  };
+/** Gives what `work` does, or fails with the signal's reason as soon as it is aborted, whatever becomes of the work. */
+async function unlessAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (!signal) return work;
+  const aborted = Promise.withResolvers<never>();
+  const abort = () => aborted.reject(signal.reason);
+  if (signal.aborted) abort();
+  signal.addEventListener("abort", abort);
+  work.catch(() => {}); // what is being opened fails when the rest is closed
+  try {
+    return await Promise.race([work, aborted.promise]);
+  } finally {
+    signal.removeEventListener("abort", abort);
+  }
+}
+
+async function checkFunctionsDir({ functionsDir }: Config): Promise<void> {
+  if (functionsDir === undefined) return;
+  await readdir(functionsDir).catch((error: Error) => {
+    throw new SettingsError([`MILLRACE_FUNCTIONS_DIR can't be read: ${error.message}`]);
+  });
+}
+
+function natsServerOf(env: NodeJS.ProcessEnv): string | undefined {
+  try {
+    return findNatsServer(env);
+  } catch (error) {
+    throw new SettingsError([(error as Error).message]);
+  }
 }
 
 /** Several gateways share each quota, so they have to know of each other. */
@@ -173,14 +231,34 @@ async function openQuotas(
   return new Quotas(config.quotas, () => gateways.live.length);
 }
 
-async function listenerOptions(config: Config): Promise<ListenerOptions> {
-  const { maxConnections } = config;
-  if (!config.tls) return { maxConnections };
-  const { certFile, keyFile, clientCaFile } = config.tls;
+/** @throws SettingsError when a file of TLS is missing or holds something else. */
+async function listenerOptions({ maxConnections, tls }: Config): Promise<ListenerOptions> {
+  if (!tls) return { maxConnections };
+  const faults: string[] = [];
+  const read = async (name: string, file: string) => {
+    try {
+      return await readFile(file);
+    } catch (error) {
+      faults.push(`${name} can't be read: ${(error as Error).message}`);
+      return Buffer.of();
+    }
+  };
   const [cert, key, clientCa] = await Promise.all([
-    readFile(certFile),
-    readFile(keyFile),
-    clientCaFile === undefined ? undefined : readFile(clientCaFile),
+    read("MILLRACE_TLS_CERT", tls.certFile),
+    read("MILLRACE_TLS_KEY", tls.keyFile),
+    tls.clientCaFile === undefined ? undefined : read("MILLRACE_TLS_CLIENT_CA", tls.clientCaFile),
   ]);
+  if (faults.length > 0) throw new SettingsError(faults);
+  try {
+    createSecureContext({ cert, key });
+  } catch (error) {
+    faults.push(`MILLRACE_TLS_CERT and MILLRACE_TLS_KEY are no certificate with its key: ${(error as Error).message}`);
+  }
+  try {
+    if (clientCa) new X509Certificate(clientCa);
+  } catch (error) {
+    faults.push(`MILLRACE_TLS_CLIENT_CA holds no certificate: ${(error as Error).message}`);
+  }
+  if (faults.length > 0) throw new SettingsError(faults);
   return { maxConnections, tls: { cert, key, ...(clientCa ? { clientCa } : {}) } };
 }

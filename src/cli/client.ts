@@ -23,14 +23,18 @@ export interface Api {
 /**
  * Clients of a running service. Nothing is connected before the first call.
  *
- * @param apiKey sent with each call as a bearer token.
- * @throws CliError when the URL is none.
+ * @param apiKey sent with each call as a bearer token; one that is empty, as of a variable set to nothing, is none.
+ * @throws CliError when the URL is none, or the key can't be one.
  */
 export function connectApi(url: string, apiKey: string | undefined): Api {
   if (!URL.canParse(url) || !/^https?:$/.test(new URL(url).protocol))
     throw usage(`"${url}" is no URL such as http://127.0.0.1:8080`);
+  const key = apiKey?.trim() || undefined;
+  // It is not shown: what does not look like a key may be one that was pasted badly.
+  if (key !== undefined && !/^[\x21-\x7e]+$/.test(key))
+    throw usage("the API key holds a space or another character that no key has");
   const authorize: Interceptor = (next) => (request) => {
-    if (apiKey !== undefined) request.header.set("Authorization", `Bearer ${apiKey}`);
+    if (key !== undefined) request.header.set("Authorization", `Bearer ${key}`);
     return next(request);
   };
   const transport = createConnectTransport({

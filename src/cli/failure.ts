@@ -70,6 +70,12 @@ const EXIT_OF_STATUS: Partial<Record<Code, number>> = {
   [Code.ResourceExhausted]: Exit.UNAVAILABLE,
 };
 
+/** What Connect does not know as a connection's failure, such as of one that the service closed since the call before. */
+const LOST_CONNECTION = new Set(["EPIPE", "ECONNABORTED", "EHOSTUNREACH", "EHOSTDOWN", "ENETUNREACH"]);
+
+const isLostConnection = ({ cause }: ConnectError): boolean =>
+  cause instanceof Error && LOST_CONNECTION.has((cause as NodeJS.ErrnoException).code ?? "");
+
 /** What a process ends with that failed by an error code of the service. */
 export const exitOfCode = (code: number): number => EXIT_OF_CODE[code as ErrorCode] ?? Exit.FAILED;
 
@@ -104,7 +110,12 @@ export function failureOf(error: unknown): Failure {
     const description = fields.length > 0 ? fields.map(fieldText).join("; ") : error.rawMessage;
     return { exitCode: exitOfCode(code), code, message: info.reason, description };
   }
-  const exitCode = EXIT_OF_STATUS[error.code] ?? Exit.FAILED;
+  const exitCode = isLostConnection(error) ? Exit.UNAVAILABLE : (EXIT_OF_STATUS[error.code] ?? Exit.FAILED);
+  // The service's own failures carry their code; a bare 404 is that of another server, or of another path.
+  if (exitCode === Exit.NOT_FOUND) {
+    const said = error.rawMessage === "" ? "" : `: ${error.rawMessage}`;
+    return { exitCode, description: `no Millrace answers there${said}; --url or MILLRACE_URL says where it is` };
+  }
   if (exitCode !== Exit.UNAVAILABLE) return { exitCode, description: error.rawMessage };
   return {
     exitCode,

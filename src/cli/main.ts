@@ -31,7 +31,8 @@ Exit codes:
   6 out of reach, busy or timed out: try again  7 some events failed  130 interrupted
 `;
 
-function createProgram(): Command {
+/** @param isJson leaves it to the caller to tell of wrong usage. */
+function createProgram(isJson: boolean): Command {
   const program = new Command("millrace");
   program
     .description("Event streams over HTTP and gRPC, stored in NATS JetStream: the service and its command line.")
@@ -43,6 +44,7 @@ function createProgram(): Command {
     .addHelpText("after", EXAMPLES)
     .showHelpAfterError("(add --help for options and examples)")
     .configureHelp({ showGlobalOptions: true });
+  if (isJson) program.configureOutput({ writeErr: () => {} });
   for (const command of [
     serveCommand(),
     streamsCommand(),
@@ -68,13 +70,19 @@ function descendants(command: Command): Command[] {
 
 /** Runs one command. @returns the process's exit code. */
 async function run(argv: readonly string[]): Promise<number> {
-  const program = createProgram();
+  // Before the options are read, for they may be what is wrong.
+  const wantsJson = argv.includes("--json");
+  const program = createProgram(wantsJson);
   try {
     await program.parseAsync(argv);
     return Number(process.exitCode ?? Exit.DONE);
   } catch (error) {
-    // commander has written its help or its complaint already.
-    if (error instanceof CommanderError) return error.exitCode === 0 ? Exit.DONE : Exit.USAGE;
+    if (error instanceof CommanderError) {
+      if (error.exitCode === 0) return Exit.DONE;
+      // Without --json commander has written its help or its complaint already.
+      if (wantsJson) console.error(JSON.stringify({ error: { description: usageText(error) } }));
+      return Exit.USAGE;
+    }
     if (isClosedPipe(error)) return Exit.DONE;
     const failure = failureOf(error);
     const { exitCode, ...told } = failure;
@@ -84,9 +92,14 @@ async function run(argv: readonly string[]): Promise<number> {
   }
 }
 
+const usageText = ({ code, message }: CommanderError): string =>
+  code === "commander.help" ? "a command is missing: see --help" : message.replace(/^error: /, "").trim();
+
 /** Whether the reader of the output has gone, as `head` does when it has enough. */
 const isClosedPipe = (error: unknown): boolean => (error as NodeJS.ErrnoException | undefined)?.code === "EPIPE";
 
+// Set to nothing is not set, as for the settings of the service.
+if (process.env.MILLRACE_URL?.trim() === "") delete process.env.MILLRACE_URL;
 // A write that fails says so to whoever waits for it; without a listener the stream would end the process.
 for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
 process.exit(await run(process.argv));

@@ -64,7 +64,14 @@ export async function startEmbeddedNats(options: EmbeddedNatsOptions): Promise<E
   await using owned = new AsyncDisposableStack();
   const dataDir = resolve(options.dataDir);
   const storeDir = join(dataDir, "nats");
-  mkdirSync(storeDir, { recursive: true, mode: 0o700 });
+  try {
+    mkdirSync(storeDir, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    const why = (error as Error).message;
+    throw new Error(`data directory "${dataDir}" can't be made: ${why}; set MILLRACE_DATA_DIR to another one`, {
+      cause: error,
+    });
+  }
   const lock = owned.use(await lockDataDir(dataDir));
   const watchdog = owned.use(startWatchdog());
 

@@ -2,7 +2,7 @@ import { type Deadline, deadlineIn, pause } from "../domain/deadline.ts";
 import { ErrorCode, ServiceError } from "../domain/errors.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { type Bucket, openBucket } from "../jetstream/kv.ts";
-import { HEALTH_BUCKET, subjectPlace } from "../jetstream/names.ts";
+import { HEALTH_BUCKET, partitionStream, subjectPlace } from "../jetstream/names.ts";
 import { type SurveyedPartition, surveyPartitions } from "../jetstream/survey.ts";
 import type { Catalog } from "../log/catalog.ts";
 
@@ -35,6 +35,8 @@ const SURVEY_MS = 10_000;
 const SURVEY_WAIT_MS = 500;
 /** How long an answer serves other callers too. */
 const FRESH_MS = 500;
+/** Those of every partition. */
+const EVENT_SUBJECTS = "mr.ev.>";
 /** How far the clocks of two gateways may be apart. */
 const CLOCK_SKEW_MS = 2000;
 /** A full store is named as long as nothing else was heard of it. */
@@ -111,6 +113,7 @@ export class ReadinessProbe {
   ): Promise<PartitionFault[]> {
     const faults: PartitionFault[] = [];
     const answered = new Set<string>();
+    let stored: Promise<ReadonlySet<string> | undefined> | undefined;
     for (const { stream, partition, lost, hasLeader } of survey) {
       if (hasLeader) answered.add(`${stream}/${partition}`);
       if (lost > 0)
@@ -126,15 +129,26 @@ export class ReadinessProbe {
       // One made while the servers were listing is in the catalog and not in the list.
       if (createdAtMs > sinceMs - CLOCK_SKEW_MS) continue;
       for (let partition = 0; partition < partitions; partition++)
-        if (!answered.has(`${name}/${partition}`) && (await this.#stillThere(name, deadline)))
-          faults.push({
-            stream: name,
-            partition,
-            problem: "no_leader",
-            description: "no server leads it now, so nothing can be published to it or read",
-          });
+        if (!answered.has(`${name}/${partition}`) && (await this.#stillThere(name, deadline))) {
+          stored ??= this.#stored(deadline);
+          const jsStream = partitionStream(name, partition);
+          const isGone = (await stored)?.has(jsStream) === false;
+          const why = isGone ? `its JetStream stream "${jsStream}" was deleted` : "no server leads it now";
+          const description = `${why}, so nothing can be published to it or read`;
+          faults.push({ stream: name, partition, problem: "no_leader", description });
+        }
     }
     return faults;
+  }
+
+  /** Names of what is stored, that has no leader too; undefined when nobody can say. */
+  async #stored(deadline: Deadline): Promise<ReadonlySet<string> | undefined> {
+    const list = async () => {
+      const names = new Set<string>();
+      for await (const name of this.#js.jsm.streams.names(EVENT_SUBJECTS)) names.add(name);
+      return names;
+    };
+    return this.#js.call(deadline, list).catch(() => undefined);
   }
 
   /** A stream that was deleted while the servers were listing is no fault. */

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { start } from "../support/cli.ts";
-import { useService } from "../support/service.ts";
+import { freshName, useService } from "../support/service.ts";
 
 const ADMIN = "an-admin-key-of-more-than-32-characters";
 const service = useService({ MILLRACE_ADMIN_KEY: ADMIN });
@@ -37,3 +37,27 @@ test("says what is wrong with a right", async () => {
   expect(answer.code).toBe(4);
   expect(answer.stderr).toContain("rights[0]");
 });
+
+test("top shows a reader of streams what it may see, without processors", async () => {
+  const name = freshName();
+  await as(ADMIN, "streams", "create", name);
+  const created = await as(ADMIN, "keys", "create", "reader", "--right", `consume:${name}`);
+  const { code, stderr, json } = await as(created.json[0].secret, "top", "--count", "1");
+  expect([code, stderr]).toEqual([0, ""]);
+  expect(json).toMatchObject([{ streams: [{ stream: name }], groups: [], processors: [] }]);
+});
+
+test("a key that is set to nothing is not sent", async () => {
+  const { code, stderr } = await as("", "streams", "list");
+  expect(code).toBe(5);
+  expect(stderr).not.toContain("header must be");
+});
+
+test.each(["mrk_\u20ac", "two words", "mrk_a\nb"])(
+  "what can't be a key is exit code 2 and is not shown: %j",
+  async (key) => {
+    const { code, stderr } = await as(key, "streams", "list");
+    expect([code, stderr]).toEqual([2, expect.stringContaining("API key")]);
+    expect(stderr).not.toContain(key.slice(-3));
+  },
+);

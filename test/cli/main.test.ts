@@ -36,6 +36,19 @@ describe("help", () => {
   });
 });
 
+test.each([
+  [["--json"], "a command is missing"],
+  [["--json", "stremas"], "Did you mean streams?"],
+  [["streams", "describe", "--json"], "missing required argument"],
+  [["groups", "seek", "g", "s", "--json"], "--to <position>"],
+  [["top", "--count", "x", "--json"], "whole number"],
+  [["streams", "list", "--json", "--table"], "cannot be used with"],
+])("with --json wrong usage is told as JSON too: %j", async (args, words) => {
+  const { code, stdout, stderr } = await millrace(NOWHERE, ...args);
+  expect([code, stdout]).toEqual([2, ""]);
+  expect(JSON.parse(stderr)).toEqual({ error: { description: expect.stringContaining(words) } });
+});
+
 describe("the connection", () => {
   test("a service that is not there is exit code 6", async () => {
     const { code, stdout, stderr } = await millrace(NOWHERE, "streams", "list");
@@ -48,6 +61,18 @@ describe("the connection", () => {
 
   test("a URL that is none is exit code 2", async () => {
     expect((await millrace("ftp://x", "streams", "list")).code).toBe(2);
+  });
+
+  test("a path where no Millrace is, is told with exit code 3", async () => {
+    const { code, stderr } = await millrace(`${service.url}/elsewhere`, "streams", "list");
+    expect([code, stderr]).toEqual([3, expect.stringMatching(/no Millrace answers there.*MILLRACE_URL/)]);
+  });
+
+  test("a URL in the environment that is set to nothing is not set", async () => {
+    const { stderr } = await start(["streams", "list", "--url", service.url], { env: { MILLRACE_URL: "" } }).ended;
+    expect(stderr).toBe("");
+    const unset = await start(["streams", "list"], { env: { MILLRACE_URL: "" }, input: "" }).ended;
+    expect(unset.code).not.toBe(2);
   });
 
   test("the API key goes along as a bearer token", async () => {

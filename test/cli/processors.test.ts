@@ -1,5 +1,6 @@
 import { beforeEach, expect, test } from "vitest";
 import { millrace, start } from "../support/cli.ts";
+import { startServiceProcess } from "../support/process.ts";
 import { freshName, useService } from "../support/service.ts";
 import { eventually } from "../support/wait.ts";
 
@@ -144,6 +145,16 @@ test("metrics --watch goes on until Ctrl-C", async () => {
   await eventually("two looks", () => running.stdout.trim().split("\n").length >= 2);
   running.kill("SIGINT");
   expect((await running.ended).code).toBe(0);
+});
+
+test("metrics --watch says when the service stops, with exit code 6", async () => {
+  await using own = await startServiceProcess({ NATS_URL: service.nats.url, MILLRACE_DRAIN_MS: "1000" });
+  const id = await create();
+  const running = start(["processors", "metrics", id, "--watch"], { url: own.url });
+  await eventually("a look", () => running.stdout.includes("\n"));
+  own.kill("SIGTERM");
+  const { code, stderr } = await running.ended;
+  expect([code, stderr]).toEqual([6, expect.stringMatching(/^millrace: ./)]);
 });
 
 test.each([

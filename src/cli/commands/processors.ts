@@ -17,6 +17,7 @@ import {
 import { enumWord, toRestJson } from "../../transport/json.ts";
 import { confirm } from "../confirm.ts";
 import { allPages, type Context, contextOf } from "../context.ts";
+import { CliError, Exit } from "../failure.ts";
 import { time } from "../format.ts";
 import { requestFrom } from "../request-file.ts";
 import { type Column, pairs, span, table } from "../table.ts";
@@ -152,6 +153,8 @@ async function metrics(processorId: string, options: { watch?: boolean; interval
     const request = { processorId, interval: options.interval * 1000 };
     for await (const { metrics } of api.processors.watchMetrics(request, { signal: interruption.signal }))
       await out.one(GetProcessorMetricsResponseSchema, metrics!, (one) => `${metricsText(one)}\n`);
+    // Only the service ends a watch without an error: when it stops.
+    if (!interruption.happened) throw new CliError("the service ended the watch: try again", Exit.UNAVAILABLE);
   } catch (error) {
     if (!interruption.happened) throw error;
   }
