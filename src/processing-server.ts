@@ -68,7 +68,7 @@ export async function openProcessing(
       }),
     );
   const calls = {
-    ...processorService(js, processors, savepoints.store, ownerOf),
+    ...processorService(js, processors, savepoints.store, ownerOf, draining),
     ...savepointCalls(savepoints, processors),
     ...sideEventCalls(js, processors, draining),
     ...dryRunCalls(dryRuns, processors),

@@ -116,7 +116,7 @@ async function open(
   const traffic = new Traffic();
   const quotas = await openQuotas(config, js, logger, owned);
   const ownerOf: OwnerOf = quotas?.ownerOf ?? ((principal) => principal);
-  const producer = new Producer(js, catalog, appender, traffic, quotas);
+  const producer = new Producer(js, catalog, appender, draining.signal, traffic, quotas);
   const tails = new Tails(js, logger);
   owned.defer(() => tails.close());
   const answers = new ByteBudget(config.maxInFlightBytes);

@@ -5,6 +5,9 @@ import { createClient } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { expect, test } from "vitest";
 import { Health, HealthCheckResponse_ServingStatus as Status } from "../gen/grpc/health/v1/health_pb.js";
+import { EventService } from "../gen/millrace/v1/events_pb.js";
+import { ProcessorService } from "../gen/millrace/v1/processors_pb.js";
+import { StreamService } from "../gen/millrace/v1/streams_pb.js";
 import { startNats } from "./support/nats.ts";
 import { type ServiceProcess, startServiceProcess } from "./support/process.ts";
 import { eventually } from "./support/wait.ts";
@@ -44,6 +47,61 @@ test("SIGTERM ends watches with a reason to come again, lets calls finish, and e
   service.kill("SIGTERM");
   await watching;
   expect(seen).toEqual([Status.SERVING, Status.NOT_SERVING, expect.stringContaining("unavailable")]);
+  expect(await service.exited).toBe(0);
+});
+
+test("SIGTERM ends a publish stream whose caller sends on, with all that it took answered", async () => {
+  await using nats = await startNats();
+  await using service = await startServiceProcess({ NATS_URL: nats.url, MILLRACE_DRAIN_MS: "600000" });
+  const transport = createGrpcTransport({ baseUrl: service.url });
+  await createClient(StreamService, transport).createStream({ name: "s", partitions: 1 });
+  const client = createClient(EventService, transport);
+  let isOver = false;
+  async function* requests() {
+    while (!isOver) {
+      yield { streamName: "s", event: { payload: { case: "data" as const, value: Buffer.from("x") } } };
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  }
+  const offsets: number[] = [];
+  const publishing = (async () => {
+    for await (const { result } of client.publishStream(requests())) offsets.push(Number(result!.offset));
+  })().finally(() => {
+    isOver = true;
+  });
+  const ended = expect(publishing).rejects.toThrow("publish the rest again");
+  await eventually("it publishes", () => offsets.length > 100);
+  service.kill("SIGTERM");
+  await ended;
+  expect(await service.exited).toBe(0);
+
+  await using next = await startServiceProcess({ NATS_URL: nats.url });
+  const read = await fetch(`${next.url}/api/v1/streams/s/partitions/0/events?limit=1`);
+  const { metadata } = (await read.json()) as { metadata: { endOffset: number } };
+  expect(offsets).toEqual(Array.from({ length: metadata.endOffset }, (_, offset) => offset));
+});
+
+test("SIGTERM ends a watch of a processor's metrics with a reason to come again", async () => {
+  await using nats = await startNats();
+  await using service = await startServiceProcess({ NATS_URL: nats.url, MILLRACE_DRAIN_MS: "600000" });
+  const transport = createGrpcTransport({ baseUrl: service.url });
+  await createClient(StreamService, transport).createStream({ name: "s" });
+  const processors = createClient(ProcessorService, transport);
+  const created = await processors.createProcessor({
+    name: "p",
+    source: "s",
+    sink: "t",
+    operations: [{ predicate: "true" }],
+  });
+  let looks = 0;
+  const watching = (async () => {
+    const { processorId } = created.processor!;
+    for await (const _ of processors.watchMetrics({ processorId, interval: 60_000 })) looks++;
+  })();
+  const ended = expect(watching).rejects.toThrow("watch again");
+  await eventually("the watch begins", () => looks === 1);
+  service.kill("SIGTERM");
+  await ended;
   expect(await service.exited).toBe(0);
 });
 

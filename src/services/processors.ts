@@ -12,8 +12,8 @@ import {
   StartPosition,
   TruncationPolicy,
 } from "../../gen/millrace/v1/processors_pb.js";
-import { type Deadline, deadlineIn, pause } from "../domain/deadline.ts";
-import { invalidArgument, resourceNotFound } from "../domain/errors.ts";
+import { type Deadline, deadlineIn, pauseUntil } from "../domain/deadline.ts";
+import { invalidArgument, resourceNotFound, unavailable } from "../domain/errors.ts";
 import { mapLimit } from "../domain/map-limit.ts";
 import { groupNameFault } from "../domain/names.ts";
 import type { JetStream } from "../jetstream/connection.ts";
@@ -42,12 +42,13 @@ type Elsewhere =
   | `${"create" | "get" | "delete"}Savepoint`
   | "listSavepoints";
 
-/** The part of the ProcessorService that creates, changes and describes processors. */
+/** The part of the ProcessorService that creates, changes and describes processors. @param draining ends watches. */
 export function processorService(
   js: JetStream,
   processors: Processors,
   savepoints: SavepointStore,
   ownerOf: OwnerOf,
+  draining: AbortSignal,
 ): Omit<ServiceImpl<typeof ProcessorService>, Elsewhere> {
   const checkUsable = (id: string, context: HandlerContext) => checkShown(processors, id, context);
   return {
@@ -139,10 +140,12 @@ export function processorService(
     async *watchMetrics(request, context) {
       await checkUsable(request.processorId, context);
       const interval = request.interval ?? DEFAULT_WATCH_MS;
-      while (!context.signal.aborted) {
+      const signal = AbortSignal.any([context.signal, draining]);
+      while (!signal.aborted) {
         yield { metrics: metricsMessage(await processors.get(request.processorId, deadlineIn(LIFE_CYCLE_MS))) };
-        await Promise.race([pause(interval), whenAborted(context.signal)]);
+        await pauseUntil(deadlineIn(interval), signal);
       }
+      if (draining.aborted) throw unavailable("this gateway is stopping: watch again");
     },
 
     async getWindow(request, context) {
@@ -287,11 +290,4 @@ function parseTime(text: string): number {
   const found = /^-?\d{1,15}$/.test(text) ? Number(text) : Date.parse(text);
   if (Number.isFinite(found) && Math.abs(found) <= 8.64e15) return found;
   throw invalidArgument("windowStart", "must be an RFC 3339 text or milliseconds since 1970");
-}
-
-function whenAborted(signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) resolve();
-    else signal.addEventListener("abort", () => resolve(), { once: true });
-  });
 }

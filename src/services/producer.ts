@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { type Deadline, deadlineIn } from "../domain/deadline.ts";
-import { invalidArgument, ServiceError } from "../domain/errors.ts";
+import { invalidArgument, ServiceError, unavailable } from "../domain/errors.ts";
 import { type Ack, type EventFields, isRefused, type NewEvent, newEvent, type RefusedEvent } from "../domain/event.ts";
 import { MAX_BATCH_EVENTS, MAX_EVENT_ID_BYTES } from "../domain/limits.ts";
 import type { Principal } from "../domain/principal.ts";
@@ -34,12 +34,22 @@ export class Producer {
   readonly #catalog: Catalog;
   readonly #appender: Appender;
   readonly #traffic: Traffic;
+  readonly #draining: AbortSignal;
   readonly #quotas: Quotas | undefined;
 
-  constructor(js: JetStream, catalog: Catalog, appender: Appender, traffic: Traffic, quotas: Quotas | undefined) {
+  /** @param draining ends publish streams, when the gateway is to stop. */
+  constructor(
+    js: JetStream,
+    catalog: Catalog,
+    appender: Appender,
+    draining: AbortSignal,
+    traffic: Traffic,
+    quotas: Quotas | undefined,
+  ) {
     this.#js = js;
     this.#catalog = catalog;
     this.#appender = appender;
+    this.#draining = draining;
     this.#traffic = traffic;
     this.#quotas = quotas;
   }
@@ -116,6 +126,16 @@ export class Producer {
     let wake = Promise.withResolvers<void>();
     let room = Promise.withResolvers<void>();
     let failure: unknown;
+    // What was read is stored and answered; what comes after it is not read.
+    const drain = () => {
+      if (ended) return;
+      ended = true;
+      failure = unavailable("this gateway is stopping: publish the rest again");
+      wake.resolve();
+      room.resolve();
+    };
+    if (this.#draining.aborted) drain();
+    this.#draining.addEventListener("abort", drain, { once: true });
     const reading = (async () => {
       for await (const { stream, fields } of source) {
         while (open.length >= MAX_OPEN && !ended) await room.promise;
@@ -126,7 +146,7 @@ export class Producer {
       }
     })()
       .catch((error: unknown) => {
-        failure = error;
+        failure ??= error;
       })
       .finally(() => {
         ended = true;
@@ -149,6 +169,7 @@ export class Producer {
     } finally {
       ended = true;
       room.resolve();
+      this.#draining.removeEventListener("abort", drain);
     }
     await reading;
   }
