@@ -1,7 +1,4 @@
-import { X509Certificate } from "node:crypto";
-import { readdir, readFile } from "node:fs/promises";
 import type { AddressInfo } from "node:net";
-import { createSecureContext } from "node:tls";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Logger } from "pino";
 import { Health } from "../gen/grpc/health/v1/health_pb.js";
@@ -9,8 +6,7 @@ import { ConsumerGroupService } from "../gen/millrace/v1/consumers_pb.js";
 import { EventService } from "../gen/millrace/v1/events_pb.js";
 import { KeyService } from "../gen/millrace/v1/keys_pb.js";
 import { StreamService } from "../gen/millrace/v1/streams_pb.js";
-import { findNatsServer } from "../scripts/nats-server.mjs";
-import { type Config, SettingsError } from "./config.ts";
+import type { Config } from "./config.ts";
 import { ByteBudget } from "./domain/byte-budget.ts";
 import { connectJetStream, type JetStream } from "./jetstream/connection.ts";
 import { startEmbeddedNats } from "./jetstream/embedded.ts";
@@ -22,6 +18,7 @@ import { Groups } from "./log/groups.ts";
 import { Presence } from "./log/presence.ts";
 import { Tails } from "./log/tail.ts";
 import { createMetrics } from "./metrics.ts";
+import { checkFunctionsDir, natsServerOf, tlsOf } from "./named-files.ts";
 import { openProcessing } from "./processing-server.ts";
 import { Consumer } from "./services/consumer.ts";
 import { eventService } from "./services/events.ts";
@@ -41,7 +38,6 @@ import { BodyBudget } from "./transport/body-budget.ts";
 import { Calls } from "./transport/calls.ts";
 import { hotCalls } from "./transport/grpc-events.ts";
 import { mount } from "./transport/in-process.ts";
-import type { ListenerOptions } from "./transport/listener.ts";
 import { reflectionServices } from "./transport/reflection.ts";
 import { hotHandlers } from "./transport/rest-events.ts";
 import { VERSION } from "./version.ts";
@@ -88,7 +84,7 @@ async function open(
   signal: AbortSignal | undefined,
 ): Promise<number> {
   // Before anything is started that a wrong file would have to end again.
-  const listener = await listenerOptions(config);
+  const listener = { maxConnections: config.maxConnections, ...(await tlsOf(config)) };
   await checkFunctionsDir(config);
   const binary = config.natsUrl === undefined ? natsServerOf(env) : undefined;
   if (config.tracing) owned.use(await startTracing(config.tracing, logger));
@@ -204,21 +200,6 @@ async function unlessAborted<T>(work: Promise<T>, signal: AbortSignal | undefine
   }
 }
 
-async function checkFunctionsDir({ functionsDir }: Config): Promise<void> {
-  if (functionsDir === undefined) return;
-  await readdir(functionsDir).catch((error: Error) => {
-    throw new SettingsError([`MILLRACE_FUNCTIONS_DIR can't be read: ${error.message}`]);
-  });
-}
-
-function natsServerOf(env: NodeJS.ProcessEnv): string | undefined {
-  try {
-    return findNatsServer(env);
-  } catch (error) {
-    throw new SettingsError([(error as Error).message]);
-  }
-}
-
 /** Several gateways share each quota, so they have to know of each other. */
 async function openQuotas(
   config: Config,
@@ -229,36 +210,4 @@ async function openQuotas(
   if (!config.quotas) return undefined;
   const gateways = owned.use(await Presence.open(js, GATEWAYS_BUCKET, config.catalogReplicas, true, logger));
   return new Quotas(config.quotas, () => gateways.live.length);
-}
-
-/** @throws SettingsError when a file of TLS is missing or holds something else. */
-async function listenerOptions({ maxConnections, tls }: Config): Promise<ListenerOptions> {
-  if (!tls) return { maxConnections };
-  const faults: string[] = [];
-  const read = async (name: string, file: string) => {
-    try {
-      return await readFile(file);
-    } catch (error) {
-      faults.push(`${name} can't be read: ${(error as Error).message}`);
-      return Buffer.of();
-    }
-  };
-  const [cert, key, clientCa] = await Promise.all([
-    read("MILLRACE_TLS_CERT", tls.certFile),
-    read("MILLRACE_TLS_KEY", tls.keyFile),
-    tls.clientCaFile === undefined ? undefined : read("MILLRACE_TLS_CLIENT_CA", tls.clientCaFile),
-  ]);
-  if (faults.length > 0) throw new SettingsError(faults);
-  try {
-    createSecureContext({ cert, key });
-  } catch (error) {
-    faults.push(`MILLRACE_TLS_CERT and MILLRACE_TLS_KEY are no certificate with its key: ${(error as Error).message}`);
-  }
-  try {
-    if (clientCa) new X509Certificate(clientCa);
-  } catch (error) {
-    faults.push(`MILLRACE_TLS_CLIENT_CA holds no certificate: ${(error as Error).message}`);
-  }
-  if (faults.length > 0) throw new SettingsError(faults);
-  return { maxConnections, tls: { cert, key, ...(clientCa ? { clientCa } : {}) } };
 }

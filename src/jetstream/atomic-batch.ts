@@ -29,17 +29,20 @@ export function batchLines(id: string, index: number, total: number): string {
 }
 
 /**
- * Publishes messages of one subject, all or none.
+ * Publishes messages of one stream, all or none.
  *
+ * @param check is called before each attempt, and throws when there is to be none.
  * @throws ServiceError TIMEOUT when the outcome is not known, else what JetStream refused.
  */
 export async function publishAtomic(
   js: JetStream,
   messages: readonly BatchMessage[],
   deadline: Deadline,
+  check: () => void = () => {},
 ): Promise<AtomicEnd> {
   // Up to the last message nothing can be stored, so a batch that found no leader is sent again from its start.
   const reply = await js.call(deadline, async () => {
+    check();
     for (const message of messages.slice(0, -1))
       js.nc.publish(message.subject, message.payload, { headers: headersOf(message) });
     const last = messages.at(-1)!;

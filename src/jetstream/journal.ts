@@ -25,6 +25,13 @@ export interface JournalEntry {
   readonly data: Uint8Array;
 }
 
+/** The connection broke: what was read before may never have been stored, and its place may be taken by something else. */
+export class Reconnected extends Error {
+  constructor() {
+    super("the connection to the storage broke, which may have lost what was read and not confirmed");
+  }
+}
+
 const PARALLEL = 32;
 /** JetStream's bound on an atomic batch. */
 export const MAX_COMMIT_MESSAGES = 1000;
@@ -40,6 +47,16 @@ export class Journal {
   constructor(js: JetStream, name: string) {
     this.#js = js;
     this.name = name;
+  }
+
+  /** Number of the connection that there is now. */
+  get connection(): number {
+    return this.#js.epoch;
+  }
+
+  /** @throws Reconnected when `connection` is no more. */
+  checkConnection(connection: number): void {
+    if (this.#js.epoch !== connection) throw new Reconnected();
   }
 
   /** Creates it where it is missing. @param subjects in which each message is the last of its own. */
@@ -122,17 +139,31 @@ export class Journal {
   /**
    * Writes all or none, provided that the last message of the first subject still is `expected` (0: there is none).
    *
+   * @param connection over no other one is anything written.
    * @returns the sequence of the first message, or undefined when another write came before.
-   * @throws ServiceError TIMEOUT when the outcome is not known, else what the storage refused.
+   * @throws Reconnected, when nothing was written; ServiceError TIMEOUT when the outcome is not known, else what the
+   * storage refused.
    */
-  async commit(writes: readonly JournalWrite[], expected: number, deadline: Deadline): Promise<number | undefined> {
+  async commit(
+    writes: readonly JournalWrite[],
+    expected: number,
+    deadline: Deadline,
+    connection?: number,
+  ): Promise<number | undefined> {
     const [first] = writes;
     if (first === undefined || writes.length > MAX_COMMIT_MESSAGES) throw new RangeError("1 to 1000 messages");
+    const check = () => {
+      if (connection !== undefined) this.checkConnection(connection);
+    };
     const fence = { ...first.lines, "Nats-Expected-Last-Subject-Sequence": expected };
     if (writes.length === 1) {
       try {
+        await this.#js.whenConnected(deadline);
+        check();
         const { publisher } = this.#js;
-        return (await publisher.publishOne(first.subject, headerOf(fence), first.payload, deadline, true)).seq;
+        // What may be sent again may be so over the next connection.
+        const mayRepeat = connection === undefined;
+        return (await publisher.publishOne(first.subject, headerOf(fence), first.payload, deadline, mayRepeat)).seq;
       } catch (error) {
         if (error instanceof ServiceError && error.code === ErrorCode.PRECONDITION_FAILED) return undefined;
         throw error;
@@ -149,7 +180,7 @@ export class Journal {
         "latin1",
       ),
     }));
-    const end = await publishAtomic(this.#js, messages, deadline);
+    const end = await publishAtomic(this.#js, messages, deadline, check);
     if (end.kind === "stored") return end.lastSeq - writes.length + 1;
     if (end.kind === "expectation") return undefined;
     throw new Error("a journal has no message ids");

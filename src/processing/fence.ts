@@ -18,6 +18,8 @@ export class Fence {
   readonly #subject: string;
   readonly #spec: LaneSpec;
   readonly #signal: AbortSignal;
+  /** The connection over which the lane has read all that it knows. */
+  readonly #connection: number;
   #checkpoint: Checkpoint;
   #revision: number;
   #sureAt = performance.now();
@@ -31,7 +33,13 @@ export class Fence {
     subject: string,
     spec: LaneSpec,
     signal: AbortSignal,
-    taken: { checkpoint: Checkpoint; revision: number; previous: PreviousCheckpoint | undefined; clockAheadMs: number },
+    taken: {
+      checkpoint: Checkpoint;
+      revision: number;
+      connection: number;
+      previous: PreviousCheckpoint | undefined;
+      clockAheadMs: number;
+    },
   ) {
     this.#journal = journal;
     this.#subject = subject;
@@ -39,6 +47,7 @@ export class Fence {
     this.#signal = signal;
     this.#checkpoint = taken.checkpoint;
     this.#revision = taken.revision;
+    this.#connection = taken.connection;
     this.previous = taken.previous;
     this.clockAheadMs = taken.clockAheadMs;
   }
@@ -50,6 +59,7 @@ export class Fence {
     for (;;) {
       signal.throwIfAborted();
       const asked = Date.now();
+      const { connection } = journal;
       const entry = await journal.last(subject, deadlineIn(COMMIT_DEADLINE_MS));
       const previous = entry && checkpointOf(entry.data);
       if (previous && previous.incarnation > record.incarnation) throw new Fenced("the processor has begun anew");
@@ -64,7 +74,7 @@ export class Fence {
         clean: false,
       };
       const write = { subject, payload: Buffer.from(JSON.stringify(checkpoint)) };
-      const revision = await journal.commit([write], entry?.seq ?? 0, deadlineIn(COMMIT_DEADLINE_MS));
+      const revision = await journal.commit([write], entry?.seq ?? 0, deadlineIn(COMMIT_DEADLINE_MS), connection);
       if (revision === undefined) {
         await pause(100);
         continue;
@@ -74,6 +84,7 @@ export class Fence {
       return new Fence(journal, subject, spec, signal, {
         checkpoint,
         revision,
+        connection,
         previous: previous && { ...previous, storedAtMs: entry.timestampMs },
         clockAheadMs: aheadMs,
       });
@@ -88,7 +99,10 @@ export class Fence {
   /**
    * Stores the next checkpoint together with `others`, all or none; returns once that is known.
    *
-   * @throws Fenced when another owner has committed.
+   * A crash of the only nats-server can take back messages that were read already and whose writer had no answer yet; what
+   * is written next then has their places. So nothing is committed that may come of such: the lane begins anew.
+   *
+   * @throws Fenced when another owner has committed; Reconnected.
    */
   async commit(next: Checkpoint, others: readonly JournalWrite[]): Promise<void> {
     const began = performance.now();
@@ -98,8 +112,9 @@ export class Fence {
     this.#sureAt = began;
   }
 
-  /** A process that stood still may no longer own the lane, and must not write results then. @throws Fenced. */
+  /** A process that stood still may no longer own the lane, and must not write results then. @throws Fenced, Reconnected. */
   async makeSure(): Promise<void> {
+    this.#journal.checkConnection(this.#connection);
     if (performance.now() - this.#sureAt < LEASE_MS) return;
     const now = performance.now();
     const entry = await this.#journal.last(this.#subject, deadlineIn(COMMIT_DEADLINE_MS));
@@ -112,7 +127,8 @@ export class Fence {
     for (;;) {
       this.#signal.throwIfAborted();
       try {
-        const seq = await this.#journal.commit(writes, this.#revision, deadlineIn(COMMIT_DEADLINE_MS));
+        const deadline = deadlineIn(COMMIT_DEADLINE_MS);
+        const seq = await this.#journal.commit(writes, this.#revision, deadline, this.#connection);
         if (seq !== undefined) {
           this.#revision = seq;
           return;

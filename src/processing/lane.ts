@@ -3,7 +3,7 @@ import { deadlineIn } from "../domain/deadline.ts";
 import { ErrorCode, ServiceError } from "../domain/errors.ts";
 import type { StoredEvent } from "../domain/event.ts";
 import type { JetStream } from "../jetstream/connection.ts";
-import { Journal } from "../jetstream/journal.ts";
+import { Journal, Reconnected } from "../jetstream/journal.ts";
 import { StreamGone } from "../jetstream/ordered-reader.ts";
 import { partitionState } from "../jetstream/partitions.ts";
 import { Appender } from "../log/append.ts";
@@ -86,7 +86,7 @@ export class Lane {
     this.stop();
   }
 
-  /** @throws Fenced, LaneFailed, StreamGone, Truncated, ServiceError; whatever it throws, what was committed stands. */
+  /** @throws Fenced, LaneFailed, Reconnected, StreamGone, Truncated, ServiceError; whatever it throws, what was committed stands. */
   async run(): Promise<void> {
     const began = performance.now();
     try {
@@ -104,7 +104,13 @@ export class Lane {
 
   /** Whether an error is to be seen in the status. What passes by itself is not, nor what keeps the status from being stored. */
   #isTold(error: unknown): boolean {
-    if (error instanceof Fenced || error instanceof LaneFailed || this.#stopping.signal.aborted) return false;
+    if (
+      error instanceof Fenced ||
+      error instanceof LaneFailed ||
+      error instanceof Reconnected ||
+      this.#stopping.signal.aborted
+    )
+      return false;
     return !(error instanceof ServiceError) || !PASSING.has(error.code);
   }
 
