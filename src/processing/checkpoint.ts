@@ -46,6 +46,8 @@ export interface KeySnapshot {
   readonly marks: readonly PartitionMark[];
   /** Lanes heard of. */
   readonly heard: readonly number[];
+  /** Number of the next message of each lane that has sent one in this incarnation. */
+  readonly expected?: readonly (readonly [lane: number, next: number])[];
   readonly blobs: readonly BlobRef[];
 }
 
@@ -76,6 +78,8 @@ export interface Checkpoint {
   /** Events per second and mean latency in milliseconds, of the time before `atMs`. */
   readonly rate: { readonly perSecond: number; readonly latencyMs: number; readonly atMs: number };
   readonly sideCount: number;
+  /** Exchange messages sent in this incarnation, by the lane that gets them. */
+  readonly sent?: readonly number[];
   readonly keys: KeyCheckpoint | undefined;
 }
 

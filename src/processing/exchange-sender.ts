@@ -13,10 +13,14 @@ export class ExchangeSender {
   readonly #epoch: number;
   readonly #local: LocalWindows | undefined;
   readonly #parts: ReadonlyMap<number, PartitionPart>;
+  readonly #sent: number[];
   #count = 0;
   #told: string | undefined;
 
-  /** @param local undefined without windows: then there is nothing to exchange. */
+  /**
+   * @param local undefined without windows: then there is nothing to exchange.
+   * @param sent what earlier owners have sent, by lane.
+   */
   constructor(
     record: ProcessorRecord,
     names: JournalNames,
@@ -24,6 +28,7 @@ export class ExchangeSender {
     epoch: number,
     local: LocalWindows | undefined,
     parts: ReadonlyMap<number, PartitionPart>,
+    sent: readonly number[],
   ) {
     this.#record = record;
     this.#names = names;
@@ -31,6 +36,12 @@ export class ExchangeSender {
     this.#epoch = epoch;
     this.#local = local;
     this.#parts = parts;
+    this.#sent = [...sent];
+  }
+
+  /** Messages sent up to now, by lane. */
+  get sent(): number[] {
+    return [...this.#sent];
   }
 
   /** Whether others have not been told yet of something that may close windows. */
@@ -51,7 +62,9 @@ export class ExchangeSender {
       if (messages.length === 0 && toAll) messages.push({ i: incarnation, g: this.#lane });
       for (const [index, message] of messages.entries()) {
         const isLast = index === messages.length - 1;
-        const whole: ExchangeMessage = isLast ? { ...message, w: marks } : message;
+        const n = this.#sent[to] ?? 0;
+        this.#sent[to] = n + 1;
+        const whole: ExchangeMessage = isLast ? { ...message, n, w: marks } : { ...message, n };
         writes.push({
           subject: this.#names.exchange(to, this.#lane, this.#epoch, this.#count++),
           payload: Buffer.from(JSON.stringify(whole)),

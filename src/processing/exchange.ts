@@ -12,6 +12,8 @@ export interface ExchangeMessage {
   readonly i: number;
   /** The lane that sent it. */
   readonly g: number;
+  /** Its number among those that the lane has sent to the same one in this incarnation, from 0. */
+  readonly n?: number;
   /** All partitions of that lane. */
   readonly w?: readonly PartitionMark[];
   /** By window start: groups with what to merge into them. */

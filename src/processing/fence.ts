@@ -8,8 +8,8 @@ import { COMMIT_DEADLINE_MS, Fenced, type LaneSpec } from "./lane-spec.ts";
 /** The checkpoint that a lane found, with the moment of its storage by the storage's clock. */
 export type PreviousCheckpoint = Checkpoint & { readonly storedAtMs: number };
 
-/** A process that stood still this long first makes sure that it still owns the lane. */
-const LEASE_MS = 10_000;
+/** A process that stood still this long first makes sure that it still owns the lane: others take it after 5 s of silence. */
+const LEASE_MS = 2000;
 const UNSURE: ReadonlySet<ErrorCode> = new Set([ErrorCode.TIMEOUT, ErrorCode.UNAVAILABLE, ErrorCode.QUOTA_EXCEEDED]);
 
 /** A process's hold on a lane: its checkpoint, which only the last one that took the lane over can replace. */

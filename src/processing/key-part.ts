@@ -47,6 +47,8 @@ const EMPTY: KeySnapshot = { seq: 0, marks: [], heard: [], blobs: [] };
 export class KeyPart {
   readonly #options: KeyPartOptions;
   readonly windows: KeyWindows;
+  /** Number of the next message by the lane that sends it. */
+  readonly #expected: Map<number, number>;
   #snapshot: KeySnapshot;
   #doneSeq: number;
   readonly #oldUntilSeq: number;
@@ -60,6 +62,7 @@ export class KeyPart {
     this.#options = options;
     this.windows = windows;
     this.#snapshot = checkpoint?.snapshot ?? EMPTY;
+    this.#expected = new Map(this.#snapshot.expected);
     this.#doneSeq = checkpoint?.doneSeq ?? 0;
     this.#oldUntilSeq = checkpoint?.oldUntilSeq ?? 0;
   }
@@ -100,6 +103,7 @@ export class KeyPart {
           // What fails to decode was written by Millrace itself: never passed over.
           const message = JSON.parse(Buffer.from(data).toString("utf8")) as ExchangeMessage;
           if (message.i > this.#options.incarnation) return await untilAborted(signal);
+          if (message.i === this.#options.incarnation) this.#checkNumber(message);
           const counts = message.i === this.#options.incarnation || seq <= this.#oldUntilSeq;
           if (!(await this.#apply(seq, counts ? message : undefined))) return await untilAborted(signal);
         }
@@ -120,8 +124,20 @@ export class KeyPart {
     const writes = texts.map(([subject, text]) => ({ subject, payload: Buffer.from(text) }));
     await journal.store(writes, deadlineIn(STORE_MS));
     this.#obsolete.push(...obsolete);
-    this.#snapshot = snapshot;
+    this.#snapshot = { ...snapshot, expected: [...this.#expected] };
     this.#options.onChange();
+  }
+
+  /**
+   * The state is right only when no message is left out and none is merged twice. One that reads on behind what the lane's
+   * next owner has removed would leave some out.
+   *
+   * @throws Error; the lane then begins anew with its last snapshot.
+   */
+  #checkNumber({ g, n }: ExchangeMessage): void {
+    const expected = this.#expected.get(g) ?? 0;
+    if (n !== expected) throw new Error(`message ${n} of lane ${g} came in place of ${expected}`);
+    this.#expected.set(g, expected + 1);
   }
 
   /** Removes what a stored checkpoint no longer needs. @param checkpoint the stored one. */

@@ -131,7 +131,8 @@ export class Lane {
       if (this.#writer.mayRepeat(age)) await this.#writer.readBack(previous.storedAtMs, `px_${record.id}-`);
     }
     await this.#openParts(before);
-    this.#exchange = new ExchangeSender(record, this.#names, lane, before.epoch, this.#local, this.#parts);
+    const sent = before.sent ?? [];
+    this.#exchange = new ExchangeSender(record, this.#names, lane, before.epoch, this.#local, this.#parts, sent);
     // From here on a restart goes on from these places, also where they began with the latest events.
     await this.#commit(false);
     if (previous && previous.incarnation !== record.incarnation) await this.#dropState(previous);
@@ -348,6 +349,7 @@ export class Lane {
     const partitions = Object.fromEntries([...this.#parts].map(([p, { progress }]) => [p, { ...progress }]));
     const outputs = this.#direct.drain();
     const exchange = this.#exchange.drain(clean);
+    const { sent } = this.#exchange;
     const counts = { ...this.#counts };
     const keys = this.#keys?.checkpoint();
     const side = this.#side.drain();
@@ -371,6 +373,7 @@ export class Lane {
       counts,
       rate: this.#rate.read(),
       sideCount: this.#side.count + side.length,
+      sent,
       keys,
     };
     await this.#fence.makeSure();
