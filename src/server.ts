@@ -180,6 +180,7 @@ async function open(
     setTimeout(() => shutdown.abort(SHUTTING_DOWN), config.drainMs / 2).unref();
     await app.server.drain(config.drainMs);
     await app.close();
+    js.hurry();
   });
   await app.listen({ port: config.port, host: config.host });
   return (app.server.address() as AddressInfo).port;

@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 import { createClient } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
-import { expect, test } from "vitest";
+import { expect, onTestFinished, test } from "vitest";
 import { Health, HealthCheckResponse_ServingStatus as Status } from "../gen/grpc/health/v1/health_pb.js";
 import { EventService } from "../gen/millrace/v1/events_pb.js";
 import { ProcessorService } from "../gen/millrace/v1/processors_pb.js";
@@ -103,6 +103,28 @@ test("SIGTERM ends a watch of a processor's metrics with a reason to come again"
   service.kill("SIGTERM");
   await ended;
   expect(await service.exited).toBe(0);
+});
+
+test("SIGTERM ends the process soon also while NATS is away", async () => {
+  const nats = await startNats();
+  onTestFinished(() => nats[Symbol.asyncDispose]());
+  await using service = await startServiceProcess({ NATS_URL: nats.url, MILLRACE_DRAIN_MS: "1000" });
+  const transport = createGrpcTransport({ baseUrl: service.url });
+  await createClient(StreamService, transport).createStream({ name: "s" });
+  await createClient(ProcessorService, transport).createProcessor({
+    name: "p",
+    source: "s",
+    sink: "t",
+    operations: [{ predicate: "true" }],
+  });
+  await nats.kill();
+  let code: number | null | undefined;
+  void service.exited.then((ended) => {
+    code = ended;
+  });
+  service.kill("SIGTERM");
+  await eventually("it has ended", () => code !== undefined, 25_000);
+  expect(code).toBe(0);
 });
 
 test("a second signal ends at once", async () => {

@@ -31,6 +31,8 @@ export interface JetStream extends AsyncDisposable {
   readonly serverName: string;
   /** Waits for a connection, 10 s at most. @throws ServiceError UNAVAILABLE when there is none by then or the deadline. */
   whenConnected(deadline: Deadline): Promise<void>;
+  /** From now on nobody waits for a connection that is not there: what is closed needs none. */
+  hurry(): void;
   /**
    * Runs a request, again as long as no server took it.
    *
@@ -112,6 +114,7 @@ class Connection implements JetStream {
   epoch = 1;
   readonly #watching: Promise<void>;
   #waiters: (() => void)[] = [];
+  #hurries = false;
   #serverName: string;
   #maxPayload: number;
 
@@ -149,6 +152,7 @@ class Connection implements JetStream {
   async whenConnected(deadline: Deadline): Promise<void> {
     const until = Math.min(deadline, deadlineIn(OUTAGE_MS));
     while (!this.connected) {
+      if (this.#hurries) throw unavailable("the storage is out of reach");
       await new Promise<void>((resolve, reject) => {
         const timer = setTimeout(() => reject(unavailable("the storage is out of reach")), msLeft(until));
         this.#waiters.push(() => {
@@ -157,6 +161,11 @@ class Connection implements JetStream {
         });
       });
     }
+  }
+
+  hurry(): void {
+    this.#hurries = true;
+    for (const wake of this.#waiters.splice(0)) wake();
   }
 
   async #watch(log: Logger): Promise<void> {

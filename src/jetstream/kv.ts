@@ -143,6 +143,8 @@ class JsonBucket<T> implements Bucket<T> {
     await Promise.race([loaded, pause(WATCH_LOAD_MS)]);
     return {
       [Symbol.asyncDispose]: async () => {
+        // Without a connection each would wait for an answer; it ends with the client.
+        if (!this.#js.connected) return;
         await messages.close();
         // The server would keep it for five minutes, and a stream has only so many.
         await this.#js.jsm.consumers.delete(this.#stream, name).catch(() => {});
