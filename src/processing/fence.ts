@@ -99,8 +99,8 @@ export class Fence {
   /**
    * Stores the next checkpoint together with `others`, all or none; returns once that is known.
    *
-   * A crash of the only nats-server can take back messages that were read already and whose writer had no answer yet; what
-   * is written next then has their places. So nothing is committed that may come of such: the lane begins anew.
+   * A power failure can take back messages that were read already, and what is written next then has their places. So
+   * nothing is committed over another connection than the one over which it was read: the lane begins anew.
    *
    * @throws Fenced when another owner has committed; Reconnected.
    */
