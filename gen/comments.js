@@ -43,7 +43,7 @@ export const comments = {
   "millrace.v1.CompressionType": "How the payloads of a stream are stored. Readers get them as they were published.",
   "millrace.v1.CompressionType.COMPRESSION_TYPE_GZIP": "Each payload above a small size by itself, with gzip.",
   "millrace.v1.CompressionType.COMPRESSION_TYPE_NONE": "As they are.",
-  "millrace.v1.CompressionType.COMPRESSION_TYPE_S2": "The stored blocks as a whole, with S2, by the storage.",
+  "millrace.v1.CompressionType.COMPRESSION_TYPE_S2": "Each payload above a small size by itself, with Snappy, of which S2 is an extension: less CPU than gzip, larger.",
   "millrace.v1.CompressionType.COMPRESSION_TYPE_UNSPECIFIED": "The default, `none`.",
   "millrace.v1.ConsumerGroup": "A group.",
   "millrace.v1.ConsumerGroup.consumer_group": "Its name.",

@@ -1,5 +1,5 @@
 import { randomUUID } from "node:crypto";
-import { DiscardPolicy, RetentionPolicy, StorageType, StoreCompression, type StreamConfig } from "@nats-io/jetstream";
+import { DiscardPolicy, RetentionPolicy, StorageType, type StreamConfig } from "@nats-io/jetstream";
 import type { Deadline } from "../domain/deadline.ts";
 import { ErrorCode, ServiceError } from "../domain/errors.ts";
 import { mapLimit } from "../domain/map-limit.ts";
@@ -66,7 +66,6 @@ export class Journal {
       subjects: [...subjects],
       retention: RetentionPolicy.Limits,
       storage: StorageType.File,
-      compression: StoreCompression.S2,
       discard: DiscardPolicy.New,
       num_replicas: replicas,
       max_msgs_per_subject: 1,
@@ -134,6 +133,25 @@ export class Journal {
     await mapLimit(writes, PARALLEL, async (write) => {
       await this.#js.publisher.publishOne(write.subject, headerOf(write.lines ?? {}), write.payload, deadline, true);
     });
+  }
+
+  /**
+   * Writes one message that nothing refers to, provided that the last message of another subject still is `expected`.
+   *
+   * @returns false when another one is, and nothing was written.
+   */
+  async storeBeside(write: JournalWrite, subject: string, expected: number, deadline: Deadline): Promise<boolean> {
+    const fence = {
+      "Nats-Expected-Last-Subject-Sequence": expected,
+      "Nats-Expected-Last-Subject-Sequence-Subject": subject,
+    };
+    try {
+      await this.#js.publisher.publishOne(write.subject, headerOf(fence), write.payload, deadline, true);
+      return true;
+    } catch (error) {
+      if (error instanceof ServiceError && error.code === ErrorCode.PRECONDITION_FAILED) return false;
+      throw error;
+    }
   }
 
   /**

@@ -20,11 +20,14 @@ const START = "NATS/1.0\r\n";
 const PLAIN_VALUE = /^[\x21-\x24\x26-\x7e]*$/;
 const PLAIN_NAME = /^[\x21-\x24\x26-\x39\x3b-\x7e]+$/;
 
+/** How a stored payload is compressed. Snappy's blocks are what S2, its extension, reads as well. */
+export type PayloadCodec = "gzip" | "snappy";
+
 /** What is written beside the payload. */
 export interface StoredFields extends Pick<NewEvent, "key" | "partitionKey" | "headers" | "contentType"> {
   readonly eventId: string;
-  /** Payload is gzip; the number is its size without. */
-  readonly gzipOf?: number | undefined;
+  /** How the payload is compressed; undefined: not at all. */
+  readonly codec?: PayloadCodec | undefined;
   readonly expectedOffset?: number | undefined;
   /** Further complete header lines, for atomic batches. */
   readonly extra?: string | undefined;
@@ -35,7 +38,7 @@ export function encodeHeader(fields: StoredFields): Buffer {
   let text = `${START}${TYPE}: ${encodeValue(fields.contentType)}\r\n${ID}: ${encodeValue(fields.eventId)}\r\n`;
   if (fields.key !== undefined) text += `${KEY}: ${encodeValue(fields.key)}\r\n`;
   if (fields.partitionKey !== undefined) text += `${PARTITION_KEY}: ${encodeValue(fields.partitionKey)}\r\n`;
-  if (fields.gzipOf !== undefined) text += `${ENCODING}: gzip;${fields.gzipOf}\r\n`;
+  if (fields.codec !== undefined) text += `${ENCODING}: ${fields.codec}\r\n`;
   if (fields.expectedOffset !== undefined) text += `${EXPECTED_LAST_SEQUENCE}: ${fields.expectedOffset}\r\n`;
   if (fields.headers)
     for (const [name, value] of fields.headers) text += `${USER_PREFIX}${encodeName(name)}: ${encodeValue(value)}\r\n`;
@@ -57,7 +60,7 @@ export interface DecodedHeader {
   eventId: string | undefined;
   key: string | undefined;
   headers: [string, string][] | undefined;
-  gzipOf: number | undefined;
+  codec: PayloadCodec | undefined;
 }
 
 /** Reads a header block. Lines that are not Millrace's are passed over. */
@@ -67,7 +70,7 @@ export function decodeHeader(block: Uint8Array | undefined): DecodedHeader {
     eventId: undefined,
     key: undefined,
     headers: undefined,
-    gzipOf: undefined,
+    codec: undefined,
   };
   if (!block) return out;
   const text = Buffer.from(block.buffer, block.byteOffset, block.length).toString("latin1");
@@ -94,7 +97,7 @@ function decodeLine(out: DecodedHeader, name: string, value: string): void {
       out.key = decodeText(value);
       return;
     case ENCODING:
-      if (value.startsWith("gzip;")) out.gzipOf = Number(value.slice(5));
+      if (value === "gzip" || value === "snappy") out.codec = value;
       return;
     default:
       if (name.startsWith(USER_PREFIX))

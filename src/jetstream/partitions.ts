@@ -1,11 +1,4 @@
-import {
-  DiscardPolicy,
-  RetentionPolicy,
-  StorageType,
-  StoreCompression,
-  type StreamConfig,
-  type StreamInfo,
-} from "@nats-io/jetstream";
+import { DiscardPolicy, RetentionPolicy, StorageType, type StreamConfig, type StreamInfo } from "@nats-io/jetstream";
 import type { Deadline } from "../domain/deadline.ts";
 import { MESSAGE_OVERHEAD_BYTES } from "../domain/limits.ts";
 import { mapLimit } from "../domain/map-limit.ts";
@@ -19,7 +12,6 @@ export interface PartitionSettings {
   readonly partitions: number;
   readonly replicationFactor: number;
   readonly retentionMs: number | undefined;
-  readonly compression: "none" | "gzip" | "s2";
   readonly maxMessageBytes: number;
   readonly maxBytes: number | undefined;
   readonly duplicateWindowMs: number;
@@ -168,7 +160,6 @@ function configOf(settings: PartitionSettings, partition: number): StreamConfig 
     max_consumers: -1,
     max_msg_size: settings.maxMessageBytes + MESSAGE_OVERHEAD_BYTES,
     duplicate_window: settings.duplicateWindowMs * 1_000_000,
-    compression: settings.compression === "s2" ? StoreCompression.S2 : StoreCompression.None,
     allow_direct: true,
     allow_atomic: true,
     // Offsets have no gaps: nothing is ever deleted in the middle.

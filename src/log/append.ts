@@ -1,17 +1,16 @@
-import { promisify } from "node:util";
-import { gzip, gzipSync } from "node:zlib";
 import type { Deadline } from "../domain/deadline.ts";
 import { ErrorCode, invalidArgument, notSerializable, partitionNotFound, ServiceError } from "../domain/errors.ts";
 import { type Ack, isRefused, type NewEvent, type RefusedEvent } from "../domain/event.ts";
 import { findDuplicate } from "../jetstream/atomic-batch.ts";
 import type { JetStream } from "../jetstream/connection.ts";
-import { encodeHeader } from "../jetstream/message.ts";
+import { encodeHeader, type PayloadCodec } from "../jetstream/message.ts";
 import { partitionSubject } from "../jetstream/names.ts";
 import { partitionState } from "../jetstream/partitions.ts";
 import type { AckSink } from "../jetstream/publish.ts";
-import type { StreamRecord } from "./catalog.ts";
+import type { Compression, StreamRecord } from "./catalog.ts";
 import { newEventId } from "./event-ids.ts";
 import { partitionOf } from "./partitioner.ts";
+import { compressed } from "./payload-codec.ts";
 
 /** What became of one event: stored, or why not. */
 export type Outcome = Ack | RefusedEvent;
@@ -31,11 +30,7 @@ export interface AppendOptions {
   readonly gzip?: boolean;
 }
 
-/** Smaller payloads gain nothing from gzip. */
-const GZIP_FROM_BYTES = 256;
-/** Larger payloads are compressed off the event loop. */
-const GZIP_ASYNC_FROM_BYTES = 16 * 1024;
-const gzipAsync = promisify(gzip);
+const CODECS: Readonly<Record<Compression, PayloadCodec | undefined>> = { none: undefined, gzip: "gzip", s2: "snappy" };
 
 /** Writes events to the partitions of streams. An event counts as stored once JetStream has acknowledged it. */
 export class Appender {
@@ -121,11 +116,11 @@ export class Appender {
         413,
       );
     const partition = this.choosePartition(stream, event);
-    if (!(gzipped || stream.compression === "gzip") || event.payload.length < GZIP_FROM_BYTES)
-      return stored(stream, event, partition, event.payload, undefined, extra);
-    const { length } = event.payload;
-    if (length < GZIP_ASYNC_FROM_BYTES) return stored(stream, event, partition, gzipSync(event.payload), length, extra);
-    return gzipAsync(event.payload).then((bytes) => stored(stream, event, partition, bytes, length, extra));
+    const codec = gzipped ? "gzip" : CODECS[stream.compression];
+    const packed = codec && compressed(codec, event.payload);
+    if (!packed) return stored(stream, event, partition, event.payload, undefined, extra);
+    if (!(packed instanceof Promise)) return stored(stream, event, partition, packed, codec, extra);
+    return packed.then((bytes) => stored(stream, event, partition, bytes, codec, extra));
   }
 
   /**
@@ -186,7 +181,7 @@ function stored(
   event: NewEvent,
   partition: number,
   payload: Uint8Array,
-  gzipOf: number | undefined,
+  codec: PayloadCodec | undefined,
   extra: string | undefined,
 ): Prepared {
   const eventId = event.eventId ?? newEventId();
@@ -197,7 +192,7 @@ function stored(
     partitionKey: event.partitionKey,
     headers: event.headers,
     expectedOffset: event.expectedOffset,
-    gzipOf,
+    codec,
     extra,
   });
   return { subject: partitionSubject(stream.name, partition), partition, eventId, header, payload };

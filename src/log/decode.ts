@@ -1,17 +1,15 @@
-import { gunzipSync } from "node:zlib";
 import { DEFAULT_DATA_TYPE, JSON_TYPE, type StoredEvent } from "../domain/event.ts";
 import { validateJson } from "../domain/json.ts";
-import { MAX_MAX_MESSAGE_BYTES } from "../domain/limits.ts";
 import { decodeHeader } from "../jetstream/message.ts";
+import { decompressed } from "./payload-codec.ts";
 
 /** A stored message as an event. */
 export function decodeEvent(
   partition: number,
   message: { seq: number; timestampMs: number; header: Uint8Array | undefined; data: Uint8Array },
 ): StoredEvent {
-  const { contentType, eventId, key, headers, gzipOf } = decodeHeader(message.header);
-  const payload =
-    gzipOf === undefined ? message.data : gunzipSync(message.data, { maxOutputLength: MAX_MAX_MESSAGE_BYTES });
+  const { contentType, eventId, key, headers, codec } = decodeHeader(message.header);
+  const payload = codec === undefined ? message.data : decompressed(codec, message.data);
   return {
     // A message that did not come through Millrace has no id of its own.
     eventId: eventId ?? `evt_${message.seq}`,

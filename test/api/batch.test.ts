@@ -170,12 +170,13 @@ describe.each(protocols)("a batch over $name", ({ connect, isRest }) => {
       );
     });
 
-    test("of the stream holds for single events too", async () => {
-      const [plain, packed] = [await streamOf(), await streamOf({ config: { compressionType: "gzip" } })];
-      for (const stream of [plain, packed]) await api.publish(stream, { value: text });
+    test.each(["gzip", "s2"] as const)("of the stream, %s, holds for single events too", async (compressionType) => {
+      const [plain, packed] = [await streamOf(), await streamOf({ config: { compressionType } })];
+      const events: NewEvent[] = [{ value: text }, { data: bytes, contentType: "text/plain" }, { value: "small" }];
+      for (const stream of [plain, packed]) for (const event of events) await api.publish(stream, event);
       const sizes = await Promise.all([plain, packed].map(async (name) => (await api.getStream(name)).totalSize));
       expect(sizes[1]).toBeLessThan(sizes[0]! / 5);
-      expect((await api.readPartition(packed, 0)).events[0]).toMatchObject({ value: text });
+      expect((await api.readPartition(packed, 0)).events).toMatchObject(events);
     });
 
     test("does not let a larger event in", async () => {

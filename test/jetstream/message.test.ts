@@ -56,7 +56,7 @@ describe("an event's header", () => {
       [text, ""],
     ] as const;
     const decoded = roundTrip({ eventId: text, key: text, partitionKey: text, headers, contentType: JSON_TYPE });
-    expect(decoded).toEqual({ contentType: JSON_TYPE, eventId: text, key: text, headers, gzipOf: undefined });
+    expect(decoded).toEqual({ contentType: JSON_TYPE, eventId: text, key: text, headers, codec: undefined });
   });
 
   test("carries empty texts", () => {
@@ -86,7 +86,7 @@ describe("an event's header", () => {
       eventId: "e",
       key: "k",
       headers: [[name, "all"]],
-      gzipOf: undefined,
+      codec: undefined,
     });
   });
 
@@ -100,12 +100,12 @@ describe("an event's header", () => {
     expect(roundTrip({ eventId: "e", contentType }).contentType).toBe(decoded);
   });
 
-  test("carries the size before compression, expectations and further lines", () => {
-    const fields = { eventId: "e", contentType: JSON_TYPE, gzipOf: 4711, expectedOffset: 12 };
+  test("carries how the payload is compressed, expectations and further lines", () => {
+    const fields = { eventId: "e", contentType: JSON_TYPE, codec: "snappy" as const, expectedOffset: 12 };
     const text = encodeHeader({ ...fields, extra: "Nats-Batch-Id: b\r\n" }).toString("latin1");
     expect(text).toContain("\r\nNats-Expected-Last-Sequence: 12\r\n");
     expect(text).toContain("\r\nNats-Batch-Id: b\r\n");
-    expect(roundTrip(fields).gzipOf).toBe(4711);
+    expect(roundTrip(fields).codec).toBe("snappy");
   });
 
   const seed = Date.now() % 1_000_000;
@@ -123,13 +123,13 @@ describe("an event's header", () => {
       const [eventId, key] = [`e${anyText()}`, anyText()];
       const headers = Array.from({ length: 3 }, (_, i) => [`${i}${anyText()}`, anyText()] as const);
       const decoded = decodeHeader(encodeHeader({ eventId, key, headers, contentType: JSON_TYPE }));
-      expect(decoded).toEqual({ contentType: JSON_TYPE, eventId, key, headers, gzipOf: undefined });
+      expect(decoded).toEqual({ contentType: JSON_TYPE, eventId, key, headers, codec: undefined });
     }
   });
 });
 
 describe("decodeHeader", () => {
-  const nothing = { contentType: undefined, eventId: undefined, key: undefined, headers: undefined, gzipOf: undefined };
+  const nothing = { contentType: undefined, eventId: undefined, key: undefined, headers: undefined, codec: undefined };
 
   test.each([
     "",

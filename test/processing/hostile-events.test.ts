@@ -242,7 +242,7 @@ test("what somebody wrote past Millrace is set aside when it is no event", async
   const { user, pass, port } = service.nats;
   const nats = await connect({ servers: `127.0.0.1:${port}`, user, pass });
   onTestFinished(() => nats.close());
-  const write = async (data: string, fields: Record<string, string> = {}) => {
+  const write = async (data: string | Uint8Array, fields: Record<string, string> = {}) => {
     const headers = natsHeaders();
     for (const [name, value] of Object.entries(fields)) headers.set(name, value);
     await nats.request(partitionSubject(source, 0), data, { headers, timeout: 5000 });
@@ -250,13 +250,18 @@ test("what somebody wrote past Millrace is set aside when it is no event", async
   await publish([ORDINARY.before]);
   await write("{not json");
   await write("{not json", { "Mr-Type": "application/json" });
-  await write("not gzip", { "Mr-Type": "application/json", "Mr-Encoding": "gzip;100" });
+  await write("not gzip", { "Mr-Type": "application/json", "Mr-Encoding": "gzip" });
+  // Its first bytes announce 4 GiB.
+  await write(Uint8Array.of(0xff, 0xff, 0xff, 0xff, 0x0f, 0), {
+    "Mr-Type": "application/json",
+    "Mr-Encoding": "snappy",
+  });
   await write('{"t":10000,"k":"a","x":1}', { "Mr-Type": "application/json", "Mr-Key": "%zz" });
   await publish([ORDINARY.after]);
   await beside();
-  const { status, metrics } = await processed(6);
+  const { status, metrics } = await processed(7);
   expect([status, metrics.lag]).toEqual(["running", 0]);
-  const set = await sideEvents(3);
+  const set = await sideEvents(4);
   for (const [at, event] of set.entries())
     expect(event).toMatchObject({ kind: "dlq", stream: source, partition: 0, offset: at + 1 });
   expect((await calls.metrics(id)).status).toBe("running");
