@@ -148,6 +148,11 @@ export class JournalNames {
   blobs(lane: number): string {
     return `${this.#kv}.st.${lane}.>`;
   }
+  /** The epoch that stored a part; undefined for one that a restore brought. */
+  blobEpoch(key: string): number | undefined {
+    const epoch = key.split(".").at(-2)!;
+    return /^\d+$/.test(epoch) ? Number(epoch) : undefined;
+  }
   /** What lane `lane` begins with after a restore. */
   seed(id: string, lane: number): string {
     return `${this.#kv}.seed.${id}.${lane}`;

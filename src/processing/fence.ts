@@ -1,6 +1,6 @@
 import { deadlineIn, pause } from "../domain/deadline.ts";
 import { ErrorCode, ServiceError } from "../domain/errors.ts";
-import type { Journal, JournalWrite } from "../jetstream/journal.ts";
+import type { Journal, JournalEntry, JournalWrite } from "../jetstream/journal.ts";
 import { carriedOver } from "./carry-over.ts";
 import type { Checkpoint, JournalNames, LaneSeed } from "./checkpoint.ts";
 import { COMMIT_DEADLINE_MS, Fenced, type LaneSpec } from "./lane-spec.ts";
@@ -112,15 +112,29 @@ export class Fence {
     this.#sureAt = began;
   }
 
+  /** Stores what stands beside the checkpoint. @throws Fenced when another owner has committed; ServiceError. */
+  async storeBeside(write: JournalWrite): Promise<void> {
+    let expected = this.#revision;
+    while (!(await this.#journal.storeBeside(write, this.#subject, expected, deadlineIn(COMMIT_DEADLINE_MS))))
+      expected = (await this.#own()).seq;
+  }
+
   /** A process that stood still may no longer own the lane, and must not write results then. @throws Fenced, Reconnected. */
   async makeSure(): Promise<void> {
     this.#journal.checkConnection(this.#connection);
     if (performance.now() - this.#sureAt < LEASE_MS) return;
     const now = performance.now();
-    const entry = await this.#journal.last(this.#subject, deadlineIn(COMMIT_DEADLINE_MS));
-    if ((entry && checkpointOf(entry.data))?.epoch !== this.#checkpoint.epoch)
-      throw new Fenced("the lane has another owner");
+    await this.#own();
     this.#sureAt = now;
+  }
+
+  /** The checkpoint as it is stored. @throws Fenced when it is another owner's. */
+  async #own(): Promise<JournalEntry> {
+    const entry = await this.#journal.last(this.#subject, deadlineIn(COMMIT_DEADLINE_MS));
+    if (!entry) throw new Fenced(`the journal of lane ${this.#spec.lane} is gone`);
+    const { epoch } = checkpointOf(entry.data);
+    if (epoch !== this.#checkpoint.epoch) throw new Fenced(`epoch ${epoch} came after ${this.#checkpoint.epoch}`);
+    return entry;
   }
 
   async #send(writes: readonly JournalWrite[], next: Checkpoint): Promise<void> {
@@ -146,11 +160,8 @@ export class Fence {
     for (;;) {
       this.#signal.throwIfAborted();
       try {
-        const entry = await this.#journal.last(this.#subject, deadlineIn(COMMIT_DEADLINE_MS));
-        if (!entry) throw new Fenced(`the journal of lane ${this.#spec.lane} is gone`);
-        const found = checkpointOf(entry.data);
-        if (found.epoch !== next.epoch) throw new Fenced(`epoch ${found.epoch} came after ${next.epoch}`);
-        if (found.commit !== next.commit) return false;
+        const entry = await this.#own();
+        if (checkpointOf(entry.data).commit !== next.commit) return false;
         this.#revision = entry.seq;
         return true;
       } catch (error) {

@@ -140,6 +140,15 @@ export class KeyPart {
     this.#expected.set(g, expected + 1);
   }
 
+  /** Removes the parts that earlier owners stored and then had no time to refer to. To be called by the lane's owner. */
+  async sweep(): Promise<void> {
+    const { journal, names, lane, epoch } = this.#options;
+    const needed = new Set(this.#snapshot.blobs.map(({ key }) => key));
+    for (const key of await journal.subjects(names.blobs(lane), deadlineIn(STORE_MS)))
+      if ((names.blobEpoch(key) ?? epoch) < epoch && !needed.has(key))
+        await journal.purge(key, {}, deadlineIn(STORE_MS));
+  }
+
   /** Removes what a stored checkpoint no longer needs. @param checkpoint the stored one. */
   async tidy(checkpoint: KeyCheckpoint, previous: KeyCheckpoint | undefined): Promise<void> {
     if (checkpoint.snapshot.seq === previous?.snapshot.seq) return;

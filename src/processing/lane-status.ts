@@ -1,12 +1,11 @@
 import type { Logger } from "pino";
-import { deadlineIn } from "../domain/deadline.ts";
-import type { Journal } from "../jetstream/journal.ts";
+import type { JournalWrite } from "../jetstream/journal.ts";
 import type { JournalNames, LaneStatus } from "./checkpoint.ts";
-import { COMMIT_DEADLINE_MS, type LaneSpec } from "./lane-spec.ts";
+import { Fenced, type LaneSpec } from "./lane-spec.ts";
 
 /** Tells beside the checkpoint how a lane is. */
 export class LaneStatusTeller {
-  readonly #journal: Journal;
+  readonly #store: (write: JournalWrite) => Promise<void>;
   readonly #subject: string;
   readonly #spec: LaneSpec;
   readonly #log: Logger;
@@ -14,8 +13,9 @@ export class LaneStatusTeller {
   /** A fault that does not pass by itself. */
   lasting: string | undefined;
 
-  constructor(journal: Journal, names: JournalNames, spec: LaneSpec, log: Logger) {
-    this.#journal = journal;
+  /** @param store rejects with Fenced when the lane is no longer this process's to speak of. */
+  constructor(store: (write: JournalWrite) => Promise<void>, names: JournalNames, spec: LaneSpec, log: Logger) {
+    this.#store = store;
     this.#subject = names.status(spec.lane);
     this.#spec = spec;
     this.#log = log;
@@ -37,8 +37,9 @@ export class LaneStatusTeller {
     this.#told = text;
     const whole: LaneStatus = { ...status, revision: this.#spec.record.revision, owner: this.#spec.owner };
     const write = { subject: this.#subject, payload: Buffer.from(JSON.stringify(whole)) };
-    await this.#journal.store([write], deadlineIn(COMMIT_DEADLINE_MS)).catch((error: unknown) => {
+    await this.#store(write).catch((error: unknown) => {
       this.#told = "";
+      if (error instanceof Fenced) return;
       this.#log.warn({ err: error }, "a lane's status was not stored");
     });
   }

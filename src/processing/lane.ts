@@ -3,7 +3,7 @@ import { deadlineIn } from "../domain/deadline.ts";
 import { ErrorCode, ServiceError } from "../domain/errors.ts";
 import type { StoredEvent } from "../domain/event.ts";
 import type { JetStream } from "../jetstream/connection.ts";
-import { Journal, Reconnected } from "../jetstream/journal.ts";
+import { Journal, type JournalWrite, Reconnected } from "../jetstream/journal.ts";
 import { StreamGone } from "../jetstream/ordered-reader.ts";
 import { partitionState } from "../jetstream/partitions.ts";
 import { Appender } from "../log/append.ts";
@@ -53,6 +53,7 @@ export class Lane {
   readonly #parts = new Map<number, PartitionPart>();
   readonly #over = new AbortController();
   readonly #stopping = new AbortController();
+  /** None before the lane is taken over. */
   #fence!: Fence;
   #side!: SideEvents;
   #writer!: ResultWriter;
@@ -71,7 +72,9 @@ export class Lane {
     this.#names = new JournalNames(spec.record.id);
     this.#journal = new Journal(js, this.#names.stream);
     this.#log = log.child({ processor: spec.record.id, lane: spec.lane });
-    this.#status = new LaneStatusTeller(this.#journal, this.#names, spec, this.#log);
+    const store = (write: JournalWrite) =>
+      this.#fence?.storeBeside(write) ?? this.#journal.store([write], deadlineIn(COMMIT_DEADLINE_MS));
+    this.#status = new LaneStatusTeller(store, this.#names, spec, this.#log);
   }
 
   /** Ends the lane at a last commit; {@link run} then returns. */
@@ -136,6 +139,7 @@ export class Lane {
     // From here on a restart goes on from these places, also where they began with the latest events.
     await this.#commit(false);
     if (previous && previous.incarnation !== record.incarnation) await this.#dropState(previous);
+    await this.#keys?.sweep();
     await this.#status.tell(undefined);
     this.#log.debug({ owner, epoch: before.epoch }, "lane open");
   }
