@@ -1,8 +1,5 @@
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { setTimeout as span } from "node:timers/promises";
-import { afterAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import type { SinkEvent } from "../processing/calls.ts";
 import {
   expectedOf,
@@ -32,10 +29,6 @@ const QUIET_MS = 120_000;
 /** What a difference shows at most. */
 const SHOWN = 20;
 
-// Processes that start often start sooner with their code compiled.
-const cache = mkdtempSync(join(tmpdir(), "millrace-code-"));
-afterAll(() => rmSync(cache, { recursive: true, force: true }));
-
 describe(`processors under kill -9, seed ${SEED}`, { timeout: 2 * QUIET_MS + KILLS * 5000 }, () => {
   const seeds = Array.from({ length: ROUNDS }, (_, round) => SEED + round);
   test.each(seeds)("seed %i: the sinks hold exactly what they must", round);
@@ -51,7 +44,7 @@ async function round(seed: number): Promise<void> {
   console.log(texts.join("\n"));
 
   await using nats = await startNats();
-  const env = { NATS_URL: nats.url, MILLRACE_PROCESSOR_THREADS: threads, NODE_COMPILE_CACHE: cache };
+  const env = { NATS_URL: nats.url, MILLRACE_PROCESSOR_THREADS: threads };
   await using victims = new Victims(nats, env, fate);
   await prepare(victims, partitions);
   const ids = await Promise.all(processors.map(({ request }) => create(victims, request)));
