@@ -51,7 +51,7 @@ export async function openProcessing(
   const functions = await FunctionRegistry.open(js, replicas, config.functionsDir);
   const presence = owned.use(await Presence.open(js, NODES_BUCKET, replicas, runs, logger));
   owned.use(new Deletions(js, store, logger));
-  const savepoints = new Savepoints(js, store, presence, await SavepointStore.open(js, replicas));
+  const savepoints = new Savepoints(js, store, catalog, presence, await SavepointStore.open(js, replicas));
   const processors = new Processors({ js, store, catalog, functions, presence, savepoints });
   const dryRuns = new DryRuns({ js, catalog, functions, processors, natsUrl, functionsDir: config.functionsDir });
   if (runs)

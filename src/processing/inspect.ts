@@ -74,17 +74,23 @@ export function statusOf(
   const own = lanes.filter(({ status }) => status?.revision === record.revision);
   const failed = own.find(({ status }) => status?.state === "failed");
   if (failed) return { status: "failed", reason: `lane ${failed.lane}: ${failed.status!.reason}` };
-  if (!streams.source) return { status: "degraded", reason: `the source "${record.source}" does not exist` };
-  if (streams.source.id !== record.sourceId)
-    return {
-      status: "degraded",
-      reason: `the source "${record.source}" was deleted and created again; reset the processor`,
-    };
-  if (!streams.sink) return { status: "degraded", reason: `the sink "${record.sink}" does not exist` };
+  const missing = missingStream(record, streams);
+  if (missing !== undefined) return { status: "degraded", reason: missing };
   const degraded = own.find(({ status }) => status?.state === "degraded");
   if (degraded) return { status: "degraded", reason: `lane ${degraded.lane}: ${degraded.status!.reason}` };
   const runs = own.length === record.lanes && own.every(({ status }) => live.includes(status!.owner));
   return { status: runs ? "running" : "starting" };
+}
+
+/** Which of its streams a processor has to do without; undefined when they are there. */
+export function missingStream(
+  record: ProcessorRecord,
+  { source, sink }: { source: StreamRecord | undefined; sink: StreamRecord | undefined },
+): string | undefined {
+  if (!source) return `the source "${record.source}" does not exist`;
+  if (source.id !== record.sourceId)
+    return `the source "${record.source}" was deleted and created again; reset the processor`;
+  return sink ? undefined : `the sink "${record.sink}" does not exist`;
 }
 
 /** One partition of the source, as a processor sees it. */

@@ -1,14 +1,7 @@
 import { createHash, randomBytes } from "node:crypto";
 import { isDeepStrictEqual } from "node:util";
 import { type Deadline, msLeft, pause } from "../domain/deadline.ts";
-import {
-  ErrorCode,
-  invalidArgument,
-  invalidArguments,
-  ServiceError,
-  streamNotFound,
-  unavailable,
-} from "../domain/errors.ts";
+import { ErrorCode, invalidArgument, invalidArguments, ServiceError, streamNotFound } from "../domain/errors.ts";
 import { type Owner, Places } from "../domain/quota.ts";
 import { checkOperations, type OperationFields, type Topology } from "../domain/topology.ts";
 import type { JetStream } from "../jetstream/connection.ts";
@@ -210,21 +203,25 @@ export class Processors {
    * @throws ServiceError PROCESSOR_NOT_FOUND, RESOURCE_NOT_FOUND, INVALID_ARGUMENT when the savepoint does not fit.
    */
   async restore(id: string, name: string, deadline: Deadline): Promise<ProcessorView> {
-    const before = await this.#o.store.get(id, deadline);
-    const source = await this.#o.catalog.find(before.source, deadline);
-    const savepoint = await this.#savepoint(name, deadline);
-    checkFits(savepoint, { sourceId: source.id, topology: before.topology, lanes: before.lanes });
-    const seeded = await this.#seeded(savepoint, id, deadline);
-    const record = await this.#o.store.change(
-      id,
-      (present) => {
-        if (present.generation !== before.generation) throw unavailable(`processor "${id}" was changed meanwhile`);
-        const incarnation = present.incarnation + 1;
-        return { ...present, ...seeded, sourceId: source.id, incarnation, fault: undefined };
-      },
-      deadline,
-    );
-    return this.#settled(record, deadline);
+    for (;;) {
+      const before = await this.#o.store.get(id, deadline);
+      const source = await this.#o.catalog.find(before.source, deadline);
+      const savepoint = await this.#savepoint(name, deadline);
+      checkFits(savepoint, { sourceId: source.id, topology: before.topology, lanes: before.lanes });
+      const seeded = await this.#seeded(savepoint, id, deadline);
+      let fits = false;
+      const record = await this.#o.store.change(
+        id,
+        (present) => {
+          // An update may have come meanwhile.
+          fits = present.generation === before.generation;
+          const incarnation = present.incarnation + 1;
+          return fits ? { ...present, ...seeded, sourceId: source.id, incarnation, fault: undefined } : undefined;
+        },
+        deadline,
+      );
+      if (fits) return this.#settled(record, deadline);
+    }
   }
 
   /** @throws ServiceError INVALID_ARGUMENT, also when windows change and no start is named. */

@@ -1,12 +1,14 @@
 import { randomBytes } from "node:crypto";
 import { isDeepStrictEqual } from "node:util";
 import { type Deadline, deadlineIn, msLeft, pause } from "../domain/deadline.ts";
-import { invalidArgument, unavailable } from "../domain/errors.ts";
+import { ErrorCode, invalidArgument, ServiceError, unavailable } from "../domain/errors.ts";
 import type { Topology } from "../domain/topology.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { Journal } from "../jetstream/journal.ts";
+import type { Catalog } from "../log/catalog.ts";
 import type { Presence } from "../log/presence.ts";
 import { type BlobRef, JournalNames, type LaneSeed } from "./checkpoint.ts";
+import { missingStream } from "./inspect.ts";
 import { type PlacedCheckpoint, placedCheckpoints, windowsAtRest } from "./lane-state.ts";
 import type { ProcessorRecord } from "./record.ts";
 import type { SavepointRecord, SavepointStore } from "./savepoint-store.ts";
@@ -17,16 +19,24 @@ const HOLD_MS = 45_000;
 const LOOK_MS = 50;
 const NOTHING = { marks: [], heard: [], blobs: [] } as const;
 
+/** A processor of which no lane runs, or is about to. */
+interface AtRest {
+  readonly record: ProcessorRecord;
+  readonly lanes: readonly PlacedCheckpoint[];
+}
+
 /** Makes savepoints of processors, and seeds processors with them. */
 export class Savepoints {
   readonly #js: JetStream;
   readonly #processors: ProcessorStore;
+  readonly #catalog: Catalog;
   readonly #presence: Presence;
   readonly store: SavepointStore;
 
-  constructor(js: JetStream, processors: ProcessorStore, presence: Presence, store: SavepointStore) {
+  constructor(js: JetStream, processors: ProcessorStore, catalog: Catalog, presence: Presence, store: SavepointStore) {
     this.#js = js;
     this.#processors = processors;
+    this.#catalog = catalog;
     this.#presence = presence;
     this.store = store;
   }
@@ -35,14 +45,13 @@ export class Savepoints {
    * Copies the state of a processor while none of its lanes runs. It is one state of all lanes: no lane has committed between
    * the first look and the last, or the copy is made anew.
    *
-   * @throws ServiceError PROCESSOR_NOT_FOUND, ALREADY_EXISTS for the name, UNAVAILABLE when the processor does not come to rest.
+   * @throws ServiceError PROCESSOR_NOT_FOUND, ALREADY_EXISTS for the name, PRECONDITION_FAILED when it lacks a stream or was
+   * paused before it began, UNAVAILABLE when it does not come to rest.
    */
   async create(id: string, name: string, deadline: Deadline): Promise<SavepointRecord> {
-    const present = await this.#processors.get(id, deadline);
+    await this.#processors.get(id, deadline);
     await this.store.checkFree(name, deadline);
     await this.store.tidy(deadline);
-    const isHeld = present.desired === "running" && present.fault === undefined;
-    if (isHeld) await this.#hold(id, Date.now() + HOLD_MS, deadline);
     const dataId = this.store.newDataId(randomBytes(8).toString("hex"));
     try {
       const record = await this.#copy(id, name, dataId, deadline);
@@ -53,7 +62,7 @@ export class Savepoints {
       throw error;
     } finally {
       // If this fails the hold ends by itself.
-      if (isHeld) await this.#hold(id, undefined, deadlineIn(5000)).catch(() => {});
+      await this.#hold(id, undefined, deadlineIn(5000)).catch(() => {});
     }
   }
 
@@ -82,26 +91,25 @@ export class Savepoints {
 
   async #copy(id: string, name: string, dataId: string, deadline: Deadline): Promise<SavepointRecord> {
     for (;;) {
-      const record = await this.#processors.get(id, deadline);
+      const found = await this.#whenAtRest(id, deadline);
       try {
-        const copy = await this.#copyOnce(record, name, dataId, deadline);
+        const copy = await this.#copyOnce(found, name, dataId, deadline);
         if (copy) return copy;
       } catch (error) {
         // A deletion, a reset or a restore takes away what is being read.
         const { incarnation } = await this.#processors.get(id, deadline);
-        if (incarnation === record.incarnation) throw error;
+        if (incarnation === found.record.incarnation) throw error;
       }
     }
   }
 
   /** @returns undefined when a lane has committed meanwhile. */
   async #copyOnce(
-    record: ProcessorRecord,
+    { record, lanes: before }: AtRest,
     name: string,
     dataId: string,
     deadline: Deadline,
   ): Promise<SavepointRecord | undefined> {
-    const before = await this.#whenAtRest(record, deadline);
     const { id: processorId, source, sink, sourceId, generation, topology } = record;
     const { stage } = topology;
     const lanes: LaneSeed[] = [];
@@ -123,20 +131,40 @@ export class Savepoints {
     return { name, processorId, generation, source, sink, sourceId, stage, createdAtMs, dataId, bytes, lanes };
   }
 
-  /** Waits until every lane has ended at a last commit, or its owner is gone. */
-  async #whenAtRest(record: ProcessorRecord, deadline: Deadline): Promise<PlacedCheckpoint[]> {
+  /**
+   * Waits until every lane has ended at a last commit, or its owner is gone. One that runs is held for that, but not before all
+   * of it has begun; and held again when somebody else's savepoint is done with it.
+   */
+  async #whenAtRest(id: string, deadline: Deadline): Promise<AtRest> {
     for (;;) {
-      if (msLeft(deadline) < 10 * LOOK_MS) throw unavailable(`processor "${record.id}" did not come to rest in time`);
+      const record = await this.#processors.get(id, deadline);
       const lanes = await placedCheckpoints(this.#js, record, deadline);
       const { live } = this.#presence;
-      if (lanes.every((each) => each && (each.checkpoint.clean || !live.includes(each.checkpoint.owner))))
-        return lanes as PlacedCheckpoint[];
+      const hasBegun = lanes.every((each) => each !== undefined);
+      const hasEnded = lanes.every((each) => each && (each.checkpoint.clean || !live.includes(each.checkpoint.owner)));
+      const runs = record.desired === "running" && record.fault === undefined;
+      const isHeld = (record.heldUntilMs ?? 0) > Date.now();
+      if (hasEnded && (isHeld || !runs)) return { record, lanes: lanes as PlacedCheckpoint[] };
+      const obstacle = this.#obstacle(record, hasBegun || runs);
+      if (obstacle !== undefined) throw new ServiceError(ErrorCode.PRECONDITION_FAILED, obstacle);
+      if (msLeft(deadline) < 10 * LOOK_MS) throw unavailable(`processor "${id}" did not come to rest in time`);
+      if (runs && isHeld !== hasBegun) await this.#hold(id, hasBegun ? Date.now() + HOLD_MS : undefined, deadline);
       await pause(LOOK_MS);
     }
   }
 
+  /** What keeps a processor from coming to rest, or to a beginning before it. */
+  #obstacle(record: ProcessorRecord, canBegin: boolean): string | undefined {
+    const source = this.#catalog.known(record.source);
+    const sink = this.#catalog.known(record.sink);
+    return missingStream(record, { source, sink }) ?? (canBegin ? undefined : "the processor has not begun yet");
+  }
+
+  /** @param heldUntilMs undefined lets it go on. */
   async #hold(id: string, heldUntilMs: number | undefined, deadline: Deadline): Promise<void> {
-    await this.#processors.change(id, (present) => ({ ...present, heldUntilMs }), deadline);
+    const change = (present: ProcessorRecord) =>
+      present.heldUntilMs === heldUntilMs ? undefined : { ...present, heldUntilMs };
+    await this.#processors.change(id, change, deadline);
   }
 }
 

@@ -70,7 +70,7 @@ export function toConnectError(error: ServiceError, status?: Code): ConnectError
   add(connect, ErrorInfoSchema, { reason: rule.name, domain: ERROR_DOMAIN, metadata });
   const fields = error.details.map(({ field, description }) => ({ field: field ?? "", description }));
   if (error.code === ErrorCode.INVALID_ARGUMENT) add(connect, BadRequestSchema, { fieldViolations: fields });
-  if (error.code === ErrorCode.PRECONDITION_FAILED)
+  if (error.code === ErrorCode.PRECONDITION_FAILED && fields.length > 0)
     add(connect, PreconditionFailureSchema, {
       violations: fields.map(({ field, description }) => ({ type: "OFFSET", subject: field, description })),
     });

@@ -170,6 +170,30 @@ describe.each(protocols)("savepoints over $name", ({ connect, isRest }) => {
     expect((await calls.createSavepoint(processorId, names[0]!)).name).toBe(names[0]);
   });
 
+  test("several at once of a processor that was just made all come to their end", async () => {
+    const source = freshName("in");
+    await api.createStream({ name: source, partitions: 2 });
+    const names = [freshName("sp"), freshName("sp"), freshName("sp")];
+    const { processorId } = await calls.create({ name: "p", source, sink: `${source}-out`, operations: OPERATIONS });
+    const made = await Promise.all(names.map((name) => calls.createSavepoint(processorId, name)));
+    expect(made.map(({ name }) => name)).toEqual(names);
+    await publish(source, [0, "ann", 1, 0], ...END);
+    expect(await whenHolds(`${source}-out`, 1)).toEqual([row("ann", 0, 1, 1)]);
+  });
+
+  test("of a processor that lacks a stream is refused, and says which", async () => {
+    const { request, processorId } = await started();
+    for (const [stream, words] of [
+      [request.sink, /the sink/],
+      [request.source, /the source/],
+    ] as const) {
+      await api.deleteStream(stream);
+      const failure = await failureOf(calls.createSavepoint(processorId, freshName("sp")));
+      expect(failure).toMatchObject(failing(1104, 412, 9));
+      expect(failure.description).toMatch(words);
+    }
+  });
+
   test("one that does not fit is refused, and says why", async () => {
     const { request, processorId } = await started();
     const savepoint = freshName("sp");

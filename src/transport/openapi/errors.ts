@@ -87,7 +87,7 @@ export function errorStatuses(route: RestRoute): number[] {
     403,
     ...(MISSING_NOTHING.test(name) ? [] : [404]),
     ...(hasMember || IN_CONFLICT.has(name) ? [409] : []),
-    ...(name.startsWith("Publish") ? [412] : []),
+    ...(name.startsWith("Publish") || name === "CreateSavepoint" ? [412] : []),
     ...(route.body === undefined ? [] : [413, 415]),
     ...ANY_REQUEST,
     429,
