@@ -25,7 +25,7 @@ export async function checkDescription(grpcurl, { root, cache, temp, service }) 
   await checkHealthProbe(cache, service);
   await check("schemathesis: every answer is described, none is a failure of the service", async () => {
     const python = await pythonEnvironment(join(cache, "schemathesis"), REQUIREMENTS, "schemathesis");
-    const limits = ["--workers", "2", "--max-examples", "40", "--request-timeout", "40", "--seed", "1"];
+    const limits = ["--max-examples", "25", "--request-timeout", "40", "--seed", "1"];
     const { code, stdout, stderr } = await run(
       python,
       ["-m", "schemathesis.cli", "run", `${service.url}/openapi.json`, "--checks", CHECKS.join(","), ...limits],
