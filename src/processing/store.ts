@@ -1,11 +1,10 @@
-import { type Deadline, msLeft, pause } from "../domain/deadline.ts";
+import type { Deadline } from "../domain/deadline.ts";
 import { ErrorCode, ServiceError, unavailable } from "../domain/errors.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { type Bucket, openBucket } from "../jetstream/kv.ts";
 import type { ProcessorRecord } from "./record.ts";
 
 const PROCESSORS_BUCKET = "mr_processors";
-const DELETION_LOOK_MS = 50;
 
 export const processorNotFound = (id: string): ServiceError =>
   new ServiceError(ErrorCode.PROCESSOR_NOT_FOUND, `processor "${id.slice(0, 128)}" does not exist`);
@@ -64,16 +63,12 @@ export class ProcessorStore implements AsyncDisposable {
    * Stores a new one.
    *
    * @returns the one that is there, and whether it is this one.
-   * @throws ServiceError UNAVAILABLE when one with its id is still being deleted at the deadline.
+   * @throws ServiceError UNAVAILABLE as long as one with its id is being deleted.
    */
   async create(record: ProcessorRecord, deadline: Deadline): Promise<{ record: ProcessorRecord; created: boolean }> {
     for (;;) {
       const { value, revision } = await this.#bucket.get(record.id, deadline);
-      if (value?.desired === "deleting") {
-        if (msLeft(deadline) < 2 * DELETION_LOOK_MS) throw unavailable(`processor "${record.id}" is being deleted`);
-        await pause(DELETION_LOOK_MS);
-        continue;
-      }
+      if (value?.desired === "deleting") throw unavailable(`processor "${record.id}" is being deleted`);
       if (value) return { record: value, created: false };
       if ((await this.#bucket.put(record.id, record, revision, deadline)) === undefined) continue;
       this.#learn(record);
