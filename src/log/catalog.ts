@@ -90,6 +90,16 @@ export class Catalog implements AsyncDisposable {
     return this.known(name) ?? this.refresh(name, deadline);
   }
 
+  /** As {@link find}; undefined where there is none. */
+  async findIfThere(name: string, deadline: Deadline): Promise<StreamRecord | undefined> {
+    try {
+      return await this.find(name, deadline);
+    } catch (error) {
+      if (isNotFound(error)) return undefined;
+      throw error;
+    }
+  }
+
   /** As {@link find}, past what this gateway remembers. */
   async refresh(name: string, deadline: Deadline): Promise<StreamRecord> {
     const { value, revision } = await this.#bucket.get(name, deadline);

@@ -148,11 +148,18 @@ export class Processors {
   async view(record: ProcessorRecord, deadline: Deadline): Promise<ProcessorView> {
     return translated(async () => {
       const lanes = await this.#lanes(record, deadline);
-      const source = await this.#stream(record.source, deadline);
-      const sink = await this.#stream(record.sink, deadline);
+      const source = await this.#o.catalog.findIfThere(record.source, deadline);
+      const sink = await this.#o.catalog.findIfThere(record.sink, deadline);
       const { status, reason } = statusOf(record, lanes, { source, sink }, this.#o.presence.live);
-      const metrics = await metricsOf(this.#o.js, record, lanes, source, deadline);
-      return { record, status, reason, metrics };
+      try {
+        const metrics = await metricsOf(this.#o.js, record, lanes, source, deadline);
+        return { record, status, reason, metrics };
+      } catch (error) {
+        const isGone = source !== undefined && (await this.#o.catalog.explain(source, error)) !== error;
+        if (!isGone) throw error;
+        // It was deleted meanwhile: the next look sees that.
+        return this.view(record, deadline);
+      }
     });
   }
 
@@ -310,15 +317,6 @@ export class Processors {
     return { start: "savepoint", seed } as const;
   }
 
-  async #stream(name: string, deadline: Deadline): Promise<StreamRecord | undefined> {
-    try {
-      return await this.#o.catalog.find(name, deadline);
-    } catch (error) {
-      if (error instanceof ServiceError && error.code === ErrorCode.STREAM_NOT_FOUND) return undefined;
-      throw error;
-    }
-  }
-
   /** The ids of a principal's processors. */
   #owned(owner: string): Map<string, number> {
     const own = this.#o.store.all().filter((record) => record.owner === owner && record.desired !== "deleting");
@@ -326,7 +324,7 @@ export class Processors {
   }
 
   async #sinkFor(name: string, source: StreamRecord, owner: Owner, deadline: Deadline): Promise<void> {
-    if (await this.#stream(name, deadline)) return;
+    if (await this.#o.catalog.findIfThere(name, deadline)) return;
     const { partitions, replicationFactor, maxMessageBytes } = source;
     try {
       await this.#o.catalog.create(
@@ -338,7 +336,7 @@ export class Processors {
     } catch (error) {
       // Another call made it with other settings meanwhile.
       if (!(error instanceof ServiceError) || error.code !== ErrorCode.ALREADY_EXISTS) throw error;
-      if (!(await this.#stream(name, deadline))) throw streamNotFound(name);
+      if (!(await this.#o.catalog.findIfThere(name, deadline))) throw streamNotFound(name);
     }
   }
 }

@@ -145,7 +145,7 @@ export class Savepoints {
       const runs = record.desired === "running" && record.fault === undefined;
       const isHeld = (record.heldUntilMs ?? 0) > Date.now();
       if (hasEnded && (isHeld || !runs)) return { record, lanes: lanes as PlacedCheckpoint[] };
-      const obstacle = this.#obstacle(record, hasBegun || runs);
+      const obstacle = await this.#obstacle(record, hasBegun || runs, deadline);
       if (obstacle !== undefined) throw new ServiceError(ErrorCode.PRECONDITION_FAILED, obstacle);
       if (msLeft(deadline) < 10 * LOOK_MS) throw unavailable(`processor "${id}" did not come to rest in time`);
       if (runs && isHeld !== hasBegun) await this.#hold(id, hasBegun ? Date.now() + HOLD_MS : undefined, deadline);
@@ -154,9 +154,9 @@ export class Savepoints {
   }
 
   /** What keeps a processor from coming to rest, or to a beginning before it. */
-  #obstacle(record: ProcessorRecord, canBegin: boolean): string | undefined {
-    const source = this.#catalog.known(record.source);
-    const sink = this.#catalog.known(record.sink);
+  async #obstacle(record: ProcessorRecord, canBegin: boolean, deadline: Deadline): Promise<string | undefined> {
+    const source = await this.#catalog.findIfThere(record.source, deadline);
+    const sink = await this.#catalog.findIfThere(record.sink, deadline);
     return missingStream(record, { source, sink }) ?? (canBegin ? undefined : "the processor has not begun yet");
   }
 

@@ -175,14 +175,17 @@ export class Consumer {
       if (index >= stream.partitions) throw partitionNotFound(stream.name, index, stream.partitions);
     using _subscription = this.#quotas?.subscribe(principal, stream.name);
     const wake = new Wake();
-    const source =
+    const opening: Promise<Source> =
       request.consumerGroup === undefined
-        ? await SoloSource.open(this.#js, this.#catalog, stream, this.#tails, wake, {
+        ? SoloSource.open(this.#js, this.#catalog, stream, this.#tails, wake, {
             ...startsOf(request),
             partitions,
             deadline,
           })
-        : await this.#groupSource(request.consumerGroup, request, stream, partitions, wake, deadline, principal);
+        : this.#groupSource(request.consumerGroup, request, stream, partitions, wake, deadline, principal);
+    const source = await opening.catch(async (error: unknown) => {
+      throw await this.#catalog.explain(stream, error);
+    });
     const deliveries = subscribe(this.#catalog, stream, source, wake, {
       filter,
       limit: request.limit ?? DEFAULT_SUBSCRIBE_LIMIT,
