@@ -79,6 +79,9 @@ export const streamNotFound = (stream: string): ServiceError =>
 export const partitionNotFound = (stream: string, partition: number, partitions: number): ServiceError =>
   invalidArgument("partition", `"${stream}" has no partition ${partition}, its partitions are 0 to ${partitions - 1}`);
 
+export const isStreamNotFound = (error: unknown): boolean =>
+  error instanceof ServiceError && error.code === ErrorCode.STREAM_NOT_FOUND;
+
 export const groupNotFound = (group: string): ServiceError =>
   new ServiceError(ErrorCode.CONSUMER_GROUP_NOT_FOUND, `consumer group "${group}" does not exist`);
 

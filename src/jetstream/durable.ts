@@ -1,5 +1,6 @@
 import { AckPolicy, type ConsumerInfo, DeliverPolicy, ReplayPolicy } from "@nats-io/jetstream";
-import type { Deadline } from "../domain/deadline.ts";
+import { type Deadline, deadlineIn, pauseUntil } from "../domain/deadline.ts";
+import { unavailable } from "../domain/errors.ts";
 import type { JetStream } from "./connection.ts";
 import { JsError, jsErrorCode, toServiceError } from "./errors.ts";
 
@@ -17,6 +18,8 @@ export interface DurableState {
 
 /** An unused durable goes after this long; what it knew beyond the stored offsets is then forgotten. */
 const INACTIVE_MS = 24 * 3600 * 1000;
+/** A reset that takes so long may be of a consumer that is gone. */
+const RESET_LOOK_MS = 200;
 /** Most pulls that wait on one durable at once. */
 const MAX_WAITING = 4096;
 
@@ -82,8 +85,17 @@ export async function resetDurable(
   seq: number,
   deadline: Deadline,
 ): Promise<void> {
+  const over = new AbortController();
+  const asked = js.call(deadline, () => js.jsm.consumers.reset(jsStream, durable, seq)).finally(() => over.abort());
+  asked.catch(() => {});
+  // nats-server does not answer for a consumer that is gone.
+  while (!over.signal.aborted) {
+    await pauseUntil(deadlineIn(RESET_LOOK_MS), over.signal);
+    if (!over.signal.aborted && !(await durableState(js, jsStream, durable, deadline)))
+      throw unavailable("the storage can't answer now");
+  }
   try {
-    await js.call(deadline, () => js.jsm.consumers.reset(jsStream, durable, seq));
+    await asked;
   } catch (error) {
     throw toServiceError(error);
   }

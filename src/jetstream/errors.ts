@@ -6,21 +6,29 @@ import { ErrorCode, quotaExceeded, ServiceError, timedOut, unavailable } from ".
 export const JsError = {
   NO_SUITABLE_PEERS: 10005,
   TEMPORARILY_UNAVAILABLE: 10008,
+  CONSUMER_CREATE_FAILED: 10012,
   CONSUMER_NOT_FOUND: 10014,
   INSUFFICIENT_RESOURCES: 10023,
   MAXIMUM_CONSUMERS: 10026,
   MESSAGE_NOT_FOUND: 10037,
   NOT_ENABLED_FOR_ACCOUNT: 10039,
   STORAGE_EXCEEDED: 10047,
+  STREAM_FAILED: 10051,
   MESSAGE_TOO_LARGE: 10054,
   STREAM_NAME_IN_USE: 10058,
   STREAM_NOT_FOUND: 10059,
   WRONG_LAST_MESSAGE_ID: 10070,
   WRONG_LAST_SEQUENCE: 10071,
   REPLICAS_NOT_SUPPORTED: 10074,
+  STORE_FAILED: 10077,
+  STREAM_NOT_VALID: 10096,
+  CONSUMER_STORE_FAILED: 10104,
+  STREAM_OFFLINE: 10118,
+  CONSUMER_OFFLINE: 10119,
   MESSAGE_ID_IN_PROCESS: 10158,
   WRONG_LAST_SEQUENCE_CONSTANT: 10164,
   ATOMIC_DUPLICATE_ID: 10201,
+  RESET_FAILED: 10204,
 } as const;
 
 /** The `err_code` of a failed JetStream API call, or undefined when the failure is of another kind. */
@@ -77,6 +85,15 @@ export function apiFailure(code: number, text: string, cause?: unknown): Service
     case JsError.NOT_ENABLED_FOR_ACCOUNT:
     case JsError.STREAM_NOT_FOUND:
     case JsError.CONSUMER_NOT_FOUND:
+    case JsError.STREAM_OFFLINE:
+    case JsError.CONSUMER_OFFLINE:
+    // nats-server says these of what it is just closing: a stream or consumer being deleted, a server that ends.
+    case JsError.STREAM_NOT_VALID:
+    case JsError.STREAM_FAILED:
+    case JsError.STORE_FAILED:
+    case JsError.CONSUMER_CREATE_FAILED:
+    case JsError.CONSUMER_STORE_FAILED:
+    case JsError.RESET_FAILED:
       return unavailable("the storage can't answer now", cause);
     default:
       return new ServiceError(ErrorCode.INTERNAL, `the storage refused the request (${code}: ${text})`, { cause });

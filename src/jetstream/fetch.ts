@@ -1,5 +1,6 @@
 import type { Msg, NatsConnection, Subscription } from "@nats-io/transport-node";
 import { createInbox } from "@nats-io/transport-node";
+import { JsError } from "./errors.ts";
 import { headerBlock } from "./message.ts";
 
 /** A message as a pull delivered it. */
@@ -45,6 +46,8 @@ export interface PullOptions {
 
 /** Beyond the wait, a pull without its closing status is given up. */
 const SILENCE_MS = 5000;
+/** A pull without a wait that has no answer for so long may have met its consumer's deletion: nats-server then gives none. */
+const LOOK_MS = 200;
 const ACK_PREFIX_TOKENS = 2;
 
 /** Pulls messages of durable consumers; one inbox serves one pull at a time and is used again afterwards. */
@@ -114,7 +117,13 @@ class Inbox {
     const ended = new Promise<PullEnd>((resolve) => {
       this.#done = resolve;
     });
-    const silence = setTimeout(() => this.lost(), options.waitMs + SILENCE_MS);
+    let silence =
+      options.waitMs > 0
+        ? setTimeout(() => this.lost(), options.waitMs + SILENCE_MS)
+        : setTimeout(() => {
+            silence = setTimeout(() => this.lost(), SILENCE_MS - LOOK_MS);
+            void this.#look(jsStream, durable);
+          }, LOOK_MS);
     const cancel = () => void this.#cancel();
     signal?.addEventListener("abort", cancel, { once: true });
     try {
@@ -133,6 +142,17 @@ class Inbox {
       signal?.removeEventListener("abort", cancel);
       this.#done = undefined;
     }
+  }
+
+  /** Ends the present pull if its consumer is gone. */
+  async #look(jsStream: string, durable: string): Promise<void> {
+    const reply = this.#reply;
+    const answer = await this.#nc
+      .request(`$JS.API.CONSUMER.INFO.${jsStream}.${durable}`, "", { timeout: SILENCE_MS })
+      .catch(() => undefined);
+    const code = answer?.json<{ error?: { err_code: number } }>().error?.err_code;
+    const isGone = code === JsError.CONSUMER_NOT_FOUND || code === JsError.STREAM_NOT_FOUND;
+    if (isGone && reply === this.#reply) this.#done?.("missing");
   }
 
   /** Ends the pull without its closing status. */

@@ -69,6 +69,9 @@ export function subjectPlace(subject: string): { stream: string; partition: numb
 /** The one subject of a partition. */
 export const partitionSubject = (stream: string, partition: number): string => `mr.ev.${stream}.${partition}`;
 
+/** What the subjects of a stream's partitions begin with, and no other. */
+export const partitionSubjectPrefix = (stream: string): string => `mr.ev.${stream}.`;
+
 /** All partitions' subjects of a stream. */
 export const partitionSubjects = (stream: string): string => `mr.ev.${stream}.*`;
 

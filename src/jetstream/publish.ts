@@ -189,6 +189,17 @@ export class Publisher {
     });
   }
 
+  /** Between what was given to {@link publish} up to now and what will be. */
+  get mark(): number {
+    return this.#next;
+  }
+
+  /** Fails what was given before `mark` for subjects that begin with `prefix`: their JetStream streams are gone. */
+  abandon(prefix: string, mark: number, error: ServiceError): void {
+    for (const [token, waiter] of this.#waiting)
+      if (token < mark && waiter.subject.startsWith(prefix)) this.#fail(token, waiter, error);
+  }
+
   /** To be called when the connection breaks: nothing in flight will be acknowledged any more. */
   disconnected(): void {
     this.#connected = false;

@@ -1,13 +1,21 @@
 import { randomBytes } from "node:crypto";
 import { isDeepStrictEqual } from "node:util";
 import { type Deadline, deadlineIn, msLeft, pause } from "../domain/deadline.ts";
-import { ErrorCode, invalidArgument, ServiceError, streamNotFound, timedOut } from "../domain/errors.ts";
+import {
+  ErrorCode,
+  invalidArgument,
+  isStreamNotFound,
+  ServiceError,
+  streamNotFound,
+  timedOut,
+} from "../domain/errors.ts";
 import { DEFAULT_MAX_MESSAGE_BYTES, MESSAGE_OVERHEAD_BYTES } from "../domain/limits.ts";
 import { type Owner, Places } from "../domain/quota.ts";
+import { unless } from "../domain/unless.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { toServiceError } from "../jetstream/errors.ts";
 import { type Bucket, type Change, openBucket } from "../jetstream/kv.ts";
-import { STREAMS_BUCKET } from "../jetstream/names.ts";
+import { partitionSubjectPrefix, STREAMS_BUCKET } from "../jetstream/names.ts";
 import { createPartitions, deletePartitions, updatePartitions } from "../jetstream/partitions.ts";
 import type { Gateways } from "./gateways.ts";
 
@@ -52,12 +60,20 @@ const DEFAULT_DUPLICATE_WINDOW_MS = 120_000;
 const DELETION_MS = 60_000;
 const DELETION_LOOK_MS = 20;
 
+/** One life of a stream's name, as far as this gateway's calls go. */
+interface Life {
+  readonly id: string;
+  readonly over: AbortController;
+}
+
 /** The streams there are. Any gateway may create and delete; all learn of it by a watch. */
 export class Catalog implements AsyncDisposable {
   readonly #js: JetStream;
   readonly #bucket: Bucket<StreamRecord>;
   readonly #records = new Map<string, StreamRecord>();
   readonly #listeners = new Map<string, Set<() => void>>();
+  /** Of streams that calls are on, or were. */
+  readonly #lives = new Map<string, Life>();
   readonly #onDelete: DeleteHook;
   readonly #gateways: Gateways;
   /** Deletions that this gateway is at, by the stream's id. */
@@ -95,7 +111,7 @@ export class Catalog implements AsyncDisposable {
     try {
       return await this.find(name, deadline);
     } catch (error) {
-      if (isNotFound(error)) return undefined;
+      if (isStreamNotFound(error)) return undefined;
       throw error;
     }
   }
@@ -115,6 +131,20 @@ export class Catalog implements AsyncDisposable {
   }
 
   /**
+   * Runs a call on a stream. It ends as soon as this gateway hears that the stream is deleted, for storage that is gone
+   * answers late or never.
+   *
+   * @throws ServiceError STREAM_NOT_FOUND then; what the call throws, as {@link explain} has it.
+   */
+  async during<T>(stream: StreamRecord, call: () => Promise<T>): Promise<T> {
+    try {
+      return await unless([this.#gone(stream)], call);
+    } catch (error) {
+      throw await this.explain(stream, error);
+    }
+  }
+
+  /**
    * What a call on a stream has failed with: STREAM_NOT_FOUND where the stream was deleted meanwhile, which shows as a
    * storage without leader, or as a group that is gone.
    */
@@ -123,7 +153,7 @@ export class Catalog implements AsyncDisposable {
     try {
       return (await this.refresh(name, deadlineIn(EXPLAIN_MS))).id === id ? error : streamNotFound(name);
     } catch (failure) {
-      return isNotFound(failure) ? failure : error;
+      return isStreamNotFound(failure) ? failure : error;
     }
   }
 
@@ -164,7 +194,7 @@ export class Catalog implements AsyncDisposable {
         return { record: await this.#finishCreation(record, written, deadline), created: true };
       } catch (error) {
         // Deleted before it was complete.
-        if (!isNotFound(error) || msLeft(deadline) === 0) throw error;
+        if (!isStreamNotFound(error) || msLeft(deadline) === 0) throw error;
       }
     }
   }
@@ -175,7 +205,7 @@ export class Catalog implements AsyncDisposable {
     try {
       return await this.find(name, deadline);
     } catch (error) {
-      if (!(error instanceof ServiceError) || error.code !== ErrorCode.STREAM_NOT_FOUND) throw error;
+      if (!isStreamNotFound(error)) throw error;
       return (await this.create(name, { partitions, replicationFactor, maxMessageBytes }, owner, deadline)).record;
     }
   }
@@ -263,9 +293,40 @@ export class Catalog implements AsyncDisposable {
     return new Map(own.map((stream) => [stream.name, weightOf(stream)]));
   }
 
+  /** Aborted when this gateway hears that a stream is deleted. */
+  #gone({ name, id }: StreamRecord): AbortSignal {
+    let life = this.#lives.get(name);
+    if (life?.id !== id) {
+      life = { id, over: new AbortController() };
+      this.#lives.set(name, life);
+    }
+    return life.over.signal;
+  }
+
+  /**
+   * Ends the calls on a stream that may be gone, if it is.
+   *
+   * @param mark of the publisher, before which nothing was published to a later life of the name.
+   */
+  async #endCalls(name: string, mark: number): Promise<void> {
+    // What the watch tells may be of before the present life.
+    const { value } = await this.#bucket.get(name, deadlineIn(EXPLAIN_MS));
+    const present = value?.state === "deleting" ? undefined : value;
+    if (!present) this.#js.publisher.abandon(partitionSubjectPrefix(name), mark, streamNotFound(name));
+    const life = this.#lives.get(name);
+    if (!life || life.id === present?.id) return;
+    this.#lives.delete(name);
+    life.over.abort(streamNotFound(name));
+  }
+
   #changed(change: Change<StreamRecord>): void {
     if (change.value) this.#records.set(change.key, change.value);
     else this.#records.delete(change.key);
+    const { publisher } = this.#js;
+    const life = this.#lives.get(change.key);
+    const isGone = !change.value || change.value.state === "deleting" || (life && life.id !== change.value.id);
+    // Where the storage is out of reach, the calls end by themselves.
+    if (isGone && (life || publisher.inFlight > 0)) this.#endCalls(change.key, publisher.mark).catch(() => {});
     for (const listener of [...(this.#listeners.get(change.key) ?? [])]) listener();
   }
 
@@ -385,9 +446,6 @@ function withinRetention(record: StreamRecord, asked: boolean): StreamRecord {
   if (asked || record.retentionMs === undefined) return record;
   return { ...record, duplicateWindowMs: Math.min(record.duplicateWindowMs, record.retentionMs) };
 }
-
-const isNotFound = (error: unknown): boolean =>
-  error instanceof ServiceError && error.code === ErrorCode.STREAM_NOT_FOUND;
 
 /** Time to look whether the stream of a call is there; its own is over. */
 const EXPLAIN_MS = 200;

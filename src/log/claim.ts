@@ -1,5 +1,5 @@
 import type { Deadline } from "../domain/deadline.ts";
-import { groupNotFound, notPartitionOwner } from "../domain/errors.ts";
+import { notPartitionOwner } from "../domain/errors.ts";
 import { type Membership, ownedBy } from "../domain/membership.ts";
 import type { GroupPartition } from "./group-partition.ts";
 import type { GroupInStream, Groups } from "./groups.ts";
@@ -35,7 +35,7 @@ export async function claim(groups: Groups, group: GroupInStream, reader: Reader
   const wanted = reader.partitions ? [...new Set(reader.partitions)].sort((a, b) => a - b) : range(stream.partitions);
   if (member) groups.sweep(group);
   for (;;) {
-    if (group.isDeleted) throw groupNotFound(group.group);
+    group.deleted.throwIfAborted();
     const state = await (member ? members.claim(member, stream.partitions, deadline) : members.live(deadline));
     const [first] = state?.members ?? [];
     if (first && !member)

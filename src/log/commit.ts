@@ -21,7 +21,7 @@ export async function commit(
   deadline: Deadline,
 ): Promise<void> {
   const places = await groupPlaces(catalog, groups, group, entries, by, deadline);
-  await inPartitions(places, by, deadline, async (targets) => {
+  await inPartitions(groups, places, by, deadline, async (targets) => {
     const returned = await Promise.all(places.map((place, i) => returnedAt(place, targets[i]!, deadline)));
     const moved = new Set<GroupPartition>();
     for (const [index, target] of targets.entries()) {

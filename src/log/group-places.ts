@@ -57,7 +57,18 @@ export function groupPlaces(
  * @param task gets the partition of each place.
  * @throws ServiceError NOT_PARTITION_OWNER; what the task throws.
  */
-export async function inPartitions<T>(
+export function inPartitions<T>(
+  groups: Groups,
+  places: readonly GroupPlace[],
+  by: Committer,
+  deadline: Deadline,
+  task: (targets: readonly GroupPartition[]) => Promise<T>,
+): Promise<T> {
+  const opened = places.map(({ open }) => open);
+  return groups.during(opened, () => inEpoch(places, by, deadline, task));
+}
+
+async function inEpoch<T>(
   places: readonly GroupPlace[],
   by: Committer,
   deadline: Deadline,

@@ -1,9 +1,10 @@
 import type { Logger } from "pino";
 import { type Deadline, deadlineIn, msLeft, pause } from "../domain/deadline.ts";
-import { groupNotFound, timedOut } from "../domain/errors.ts";
+import { ErrorCode, groupNotFound, ServiceError, timedOut } from "../domain/errors.ts";
 import type { Membership } from "../domain/membership.ts";
 import { type Owner, Places } from "../domain/quota.ts";
 import { SharedResources } from "../domain/shared.ts";
+import { unless } from "../domain/unless.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { type Bucket, type Change, openBucket, type Versioned } from "../jetstream/kv.ts";
 import { encodeToken, GROUPS_BUCKET, groupKey, membersKey, OFFSETS_BUCKET, offsetKey } from "../jetstream/names.ts";
@@ -49,8 +50,8 @@ export interface GroupInStream {
   /** As it was last seen; whoever holds the group for long brings it up to date. */
   stream: StreamRecord;
   readonly record: GroupRecord;
-  /** From here on nobody reads for it; one that is made anew is another. */
-  readonly isDeleted: boolean;
+  /** Aborted when the group is deleted: from then on nobody reads for it; one that is made anew is another. */
+  readonly deleted: AbortSignal;
   readonly members: Members;
   /** What its consumers have returned. */
   readonly returned: GroupReturned;
@@ -89,6 +90,9 @@ const SWEEP_MS = 1000;
 /** A deletion that has not ended after this long is ended by whoever names the group next. */
 const DELETION_MS = 60_000;
 const DELETION_LOOK_MS = 20;
+/** Time to look whether the group of a call is there; its own is over. */
+const EXPLAIN_MS = 200;
+const OF_DELETED = new Set([ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT]);
 
 /**
  * The consumer groups. Groups, their start, members and commits are in JetStream; a gateway keeps only what it can learn
@@ -194,6 +198,35 @@ export class Groups implements AsyncDisposable {
     return [...found.values()].filter(({ deleting }) => !deleting);
   }
 
+  /**
+   * Runs a call on groups. It ends as soon as this gateway hears that one of them is deleted.
+   *
+   * @throws ServiceError CONSUMER_GROUP_NOT_FOUND then; what the call throws.
+   */
+  async during<T>(groups: Iterable<GroupInStream>, call: () => Promise<T>): Promise<T> {
+    const open = [...new Set(groups)];
+    try {
+      return await unless(
+        open.map(({ deleted }) => deleted),
+        call,
+      );
+    } catch (error) {
+      for (const each of open) if (await this.#wentWith(each, error)) throw groupNotFound(each.group);
+      throw error;
+    }
+  }
+
+  /** Whether a failure may be of a group's deletion, and the group is deleted. */
+  async #wentWith({ group, stream, record }: GroupInStream, error: unknown): Promise<boolean> {
+    if (!(error instanceof ServiceError) || !OF_DELETED.has(error.code) || !this.js.connected) return false;
+    try {
+      const { value } = await this.#records.get(groupKey(group, stream.id), deadlineIn(EXPLAIN_MS));
+      return !value || value.deleting !== undefined || value.createdAtMs !== record.createdAtMs;
+    } catch {
+      return false;
+    }
+  }
+
   /** By partition, the first offset that a group is not done with, from its stored commits; one without is left out. */
   async committed(group: string, streamId: string, deadline: Deadline): Promise<Map<number, number>> {
     const found = await this.#offsets.list(`${encodeToken(group)}.${streamId}.*`, deadline);
@@ -204,12 +237,11 @@ export class Groups implements AsyncDisposable {
    * Removes a group from a stream with all that it keeps. Every gateway is told first, so that no poll or stream which
    * is open brings any of it back.
    *
-   * @throws ServiceError CONSUMER_GROUP_NOT_FOUND when another call has done so.
+   * @returns whether this call did; false when another has, or does.
    */
-  async delete({ group, stream }: GroupInStream, deadline: Deadline): Promise<void> {
+  async delete({ group, stream }: GroupInStream, deadline: Deadline): Promise<boolean> {
     const { value, revision } = await this.#records.get(groupKey(group, stream.id), deadline);
-    if (!value || value.deleting || !(await this.#remove(value, stream, revision, deadline)))
-      throw groupNotFound(group);
+    return value !== undefined && !value.deleting && (await this.#remove(value, stream, revision, deadline));
   }
 
   /** @returns false when another call has changed the record, which is then left alone. */
@@ -220,7 +252,8 @@ export class Groups implements AsyncDisposable {
     const marked = await this.#records.put(key, { ...record, deleting }, revision, deadline);
     if (marked === undefined) return false;
     this.#close(key, marked);
-    const open = await this.#load(record, stream, marked, new Set(), deadline);
+    const open = this.#group(record, stream, marked, new Set());
+    await open.members.reload(deadline);
     open.close();
     for (let index = 0; index < stream.partitions; index++) await open.partition(index).remove(deadline);
     await this.#offsets.purge(`${encodeToken(group)}.${stream.id}.*`, deadline);
@@ -300,7 +333,8 @@ export class Groups implements AsyncDisposable {
   ): Promise<OpenGroup | undefined> {
     const key = groupKey(group, stream.id);
     let open = this.#open.get(key);
-    if (!open) {
+    if (open?.loading) await open.loading;
+    else if (!open) {
       // Callers that come together share one opening, but one that may create does not wait for one that may not.
       const shared = `${key} ${start !== undefined}`;
       let opening = this.#opening.get(shared);
@@ -332,23 +366,26 @@ export class Groups implements AsyncDisposable {
     // Read after the note, so that whoever deletes the group either finds the note or is seen here.
     const { value: record, revision } = await this.#records.get(key, deadline);
     if (!record || record.deleting) throw groupNotFound(group);
-    const open = await this.#load(record, stream, revision, others, deadline);
-    const present = this.#open.get(key);
-    if (present) return present;
-    this.#open.set(key, open);
-    return open;
+    let open = this.#open.get(key);
+    if (!open) {
+      open = this.#group(record, stream, revision, others);
+      // Noted before it is loaded, so that a deletion in between ends it.
+      this.#open.set(key, open);
+      open.loading = open.members.reload(deadline);
+    }
+    try {
+      await open.loading;
+      open.loading = undefined;
+      return open;
+    } catch (error) {
+      if (this.#open.get(key) === open) this.#open.delete(key);
+      throw error;
+    }
   }
 
-  async #load(
-    record: GroupRecord,
-    stream: StreamRecord,
-    revision: number,
-    others: Set<string>,
-    deadline: Deadline,
-  ): Promise<OpenGroup> {
+  #group(record: GroupRecord, stream: StreamRecord, revision: number, others: Set<string>): OpenGroup {
     const { group, sessionTimeoutMs } = record;
     const members = new Members(this.#memberships, group, membersKey(group, stream.id), sessionTimeoutMs);
-    await members.reload(deadline);
     const returned = this.#returned.of(group, stream.id);
     return new OpenGroup(this.#deadLetters, this.#offsets, record, revision, stream, members, returned, others);
   }
@@ -393,7 +430,10 @@ export class Groups implements AsyncDisposable {
   #recordChanged({ key, value, revision }: Change<GroupRecord>): void {
     if (value && !value.deleting) {
       this.#noteOwner(key, value);
-      this.#open.get(key)?.adopt(value);
+      const open = this.#open.get(key);
+      // The watch may leave out a deletion behind which the group was made anew.
+      if (open && open.record.createdAtMs !== value.createdAtMs) this.#close(key, revision);
+      else open?.adopt(value);
     } else {
       this.#owners.delete(key);
       this.#close(key, revision);
@@ -439,11 +479,13 @@ class OpenGroup implements GroupInStream {
   record: GroupRecord;
   /** Of the record when it was read. */
   readonly revision: number;
-  isDeleted = false;
   turn = 0;
   sweptAt = Number.NEGATIVE_INFINITY;
   readonly #offsets: Bucket<OffsetRecord>;
   readonly #partitions: GroupPartition[] = [];
+  readonly #over = new AbortController();
+  /** What is to be read before it can be used. */
+  loading: Promise<void> | undefined;
 
   constructor(
     context: DeadLetterContext,
@@ -469,6 +511,10 @@ class OpenGroup implements GroupInStream {
     this.others = others;
   }
 
+  get deleted(): AbortSignal {
+    return this.#over.signal;
+  }
+
   get shared(): boolean {
     return this.others.size > 0;
   }
@@ -479,7 +525,7 @@ class OpenGroup implements GroupInStream {
   }
 
   close(): void {
-    this.isDeleted = true;
+    this.#over.abort(groupNotFound(this.group));
     this.members.close();
   }
 

@@ -47,7 +47,9 @@ export async function takeReturned(
       continue;
     }
     const event = await readEvent(js, stream.name, partition, offset, deadline);
-    const held = returned.known(partition, offset)!;
+    const held = returned.known(partition, offset);
+    // Dropped meanwhile, by a seek or with the group.
+    if (!held) continue;
     if (event) return { event: { ...event, deliveryAttempt: held.deliveries }, entry: held };
     // Retention has taken it.
     await returned.settle(held, deadline);

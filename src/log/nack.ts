@@ -56,7 +56,7 @@ export async function nack(
     if (named.has(name)) throw invalidArgument(`events[${index}]`, "names an event that an earlier entry names");
     named.add(name);
   }
-  return inPartitions(places, options.by, deadline, async (targets) => {
+  return inPartitions(groups, places, options.by, deadline, async (targets) => {
     await mapLimit([...new Set(targets)], PARALLEL, async (target) => {
       await target.prepare(deadline);
       await target.reload(deadline);

@@ -1,6 +1,6 @@
 import type { Holding } from "../domain/byte-budget.ts";
 import { type Deadline, deadlineIn, msLeft, pauseUntil } from "../domain/deadline.ts";
-import { ErrorCode, groupNotFound, invalidOffset, ServiceError, streamNotFound } from "../domain/errors.ts";
+import { ErrorCode, invalidOffset, ServiceError, streamNotFound } from "../domain/errors.ts";
 import type { StoredEvent } from "../domain/event.ts";
 import { mapLimit } from "../domain/map-limit.ts";
 import { type JetStream, READ_BYTES } from "../jetstream/connection.ts";
@@ -95,13 +95,17 @@ export async function poll(
       while (run.events.length === 0 && msLeft(until) > 0 && !changes.signal.aborted) {
         const came = await run.wait(until, changes.signal);
         deadline = deadlineIn(workMs);
-        if (group.isDeleted) throw groupNotFound(group.group);
+        group.deleted.throwIfAborted();
         if (came) await run.take(deadline);
       }
       if (options.signal.aborted) throw options.signal.reason;
       if (options.autoCommit) await run.commit();
       waitMs = msLeft(waitUntil);
-      if (run.events.length > 0 || waitMs === 0 || options.draining.aborted) return await run.result();
+      if (run.events.length > 0 || waitMs === 0 || options.draining.aborted) {
+        const result = await run.result();
+        group.deleted.throwIfAborted();
+        return result;
+      }
     } catch (error) {
       await run.giveBack();
       // Another gateway knew of a change before this one.

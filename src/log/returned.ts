@@ -165,8 +165,12 @@ export class GroupReturned {
 
   /** What is stored of an event, though the watch may not have told yet. */
   async find(partition: number, offset: number, deadline: Deadline): Promise<ReturnedEvent | undefined> {
+    const before = this.known(partition, offset)?.revision;
     const { value, revision } = await this.#bucket.get(this.#key(partition, offset), deadline);
-    this.changed(partition, offset, value, revision);
+    // Nothing is left of one that went with its group, and no watch tells.
+    if (revision > 0) this.changed(partition, offset, value, revision);
+    else if (before !== undefined && this.known(partition, offset)?.revision === before)
+      this.changed(partition, offset, undefined, before);
     return this.known(partition, offset);
   }
 

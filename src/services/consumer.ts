@@ -25,7 +25,7 @@ import type { Committer, EventPlace } from "../log/group-places.ts";
 import { GroupSource } from "../log/group-source.ts";
 import type { GroupInStream, Groups } from "../log/groups.ts";
 import { type Nacked, type NackOptions, nack } from "../log/nack.ts";
-import { checkSeek, type PollResult, poll } from "../log/poll.ts";
+import { checkSeek, type PollOptions, type PollResult, poll } from "../log/poll.ts";
 import { type ReadResult, readPartition, type StartOffset } from "../log/read.ts";
 import { SoloSource } from "../log/solo-source.ts";
 import { type Delivery, type Source, subscribe, Wake } from "../log/subscribe.ts";
@@ -95,10 +95,10 @@ export class Consumer {
     for (const index of request.partition)
       if (index >= stream.partitions) throw partitionNotFound(stream.name, index, stream.partitions);
     this.#quotas?.read(stream.name);
-    using holding = await this.#hold(deadline, signal);
-    try {
+    return this.#catalog.during(stream, async () => {
+      using holding = await this.#hold(deadline, signal);
       const group = await this.#polledGroup(request, stream, start, deadline, principal);
-      const result = await poll(this.#catalog, this.#groups, group, {
+      const options: PollOptions = {
         reader: {
           ...(request.consumerId === undefined ? {} : { member: { id: request.consumerId } }),
           ...(request.partition.length > 0 ? { partitions: request.partition } : {}),
@@ -113,12 +113,11 @@ export class Consumer {
         deadline,
         signal,
         draining: this.#draining,
-      });
+      };
+      const result = await this.#groups.during([group], () => poll(this.#catalog, this.#groups, group, options));
       this.#delivered(principal, stream, result.events);
       return result;
-    } catch (error) {
-      throw await this.#catalog.explain(stream, error);
-    }
+    });
   }
 
   /** The group that a poll names, made if it is new; by a poll that is refused it is not. */
@@ -183,6 +182,7 @@ export class Consumer {
             deadline,
           })
         : this.#groupSource(request.consumerGroup, request, stream, partitions, wake, deadline, principal);
+    // Awaited in any case: what it holds is let go by disposing it.
     const source = await opening.catch(async (error: unknown) => {
       throw await this.#catalog.explain(stream, error);
     });
@@ -244,8 +244,8 @@ export class Consumer {
     const filter = this.#filter(request.filter);
     const stream = await this.#catalog.find(request.streamName, deadline);
     this.#quotas?.read(stream.name);
-    using holding = await this.#hold(deadline, signal);
-    try {
+    return this.#catalog.during(stream, async () => {
+      using holding = await this.#hold(deadline, signal);
       const result = await readPartition(this.#js, stream, request.partition, {
         from,
         limit: request.limit ?? DEFAULT_POLL_LIMIT,
@@ -257,35 +257,28 @@ export class Consumer {
       });
       this.#delivered(principal, stream, result.events);
       return result;
-    } catch (error) {
-      throw await this.#catalog.explain(stream, error);
-    }
+    });
   }
 
   /** Stores what a group has processed. @throws ServiceError. */
   async commit(group: string, entries: readonly EventPlace[], by: Committer, deadline: Deadline): Promise<void> {
     checkGroupName("consumerGroup", group);
     if (by.memberId !== undefined) checkGroupName("consumerId", by.memberId);
-    // As they are before it, so that what becomes of them while it runs can be told.
-    const streams = await Promise.all(
-      [...new Set(entries.map(({ stream }) => stream))].map((name) => this.#catalog.find(name, deadline)),
-    );
-    try {
-      await commit(this.#catalog, this.#groups, group, entries, by, deadline);
-    } catch (error) {
-      for (const stream of streams) {
-        const told = await this.#catalog.explain(stream, error);
-        if (told !== error) throw told;
-      }
-      throw error;
-    }
+    await this.#inStreams(entries, deadline, () => commit(this.#catalog, this.#groups, group, entries, by, deadline));
   }
 
   /** Takes back what a group could not process. @throws ServiceError. */
   async nack(group: string, entries: readonly EventPlace[], options: NackOptions): Promise<Nacked[]> {
     checkGroupName("consumerGroup", group);
     if (options.by.memberId !== undefined) checkGroupName("consumerId", options.by.memberId);
-    return nack(this.#catalog, this.#groups, group, entries, options);
+    return this.#inStreams(entries, options.deadline, () => nack(this.#catalog, this.#groups, group, entries, options));
+  }
+
+  /** Runs a call on events of several streams. @throws ServiceError STREAM_NOT_FOUND where one is, or is deleted meanwhile. */
+  async #inStreams<T>(entries: readonly EventPlace[], deadline: Deadline, call: () => Promise<T>): Promise<T> {
+    const names = new Set(entries.map(({ stream }) => stream));
+    const streams = await Promise.all([...names].map((name) => this.#catalog.find(name, deadline)));
+    return streams.reduce((task, stream) => () => this.#catalog.during(stream, task), call)();
   }
 
   #filter(text: string | undefined): Filter | undefined {

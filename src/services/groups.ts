@@ -14,7 +14,14 @@ import {
 } from "../../gen/millrace/v1/consumers_pb.js";
 import { DeleteStatus } from "../../gen/millrace/v1/streams_pb.js";
 import type { Deadline } from "../domain/deadline.ts";
-import { ErrorCode, groupNotFound, invalidArgument, invalidOffset, ServiceError } from "../domain/errors.ts";
+import {
+  ErrorCode,
+  groupNotFound,
+  invalidArgument,
+  invalidOffset,
+  isStreamNotFound,
+  ServiceError,
+} from "../domain/errors.ts";
 import { ownedBy } from "../domain/membership.ts";
 import { type Position, parsePosition } from "../domain/position.ts";
 import type { Catalog } from "../log/catalog.ts";
@@ -38,8 +45,20 @@ export function groupService(
   groups: Groups,
   ownerOf: OwnerOf,
 ): ServiceImpl<typeof ConsumerGroupService> {
+  /** A group in some streams, but for those that are deleted meanwhile. @throws ServiceError CONSUMER_GROUP_NOT_FOUND. */
   const described = async (group: string, found: readonly GroupInStream[], deadline: Deadline) => {
-    const streams = await Promise.all(found.map((open) => describeGroup(groups, open, deadline)));
+    const descriptions = await Promise.all(
+      found.map(async (open) => {
+        try {
+          return await catalog.during(open.stream, () => describeGroup(groups, open, deadline));
+        } catch (error) {
+          if (isStreamNotFound(error)) return undefined;
+          throw error;
+        }
+      }),
+    );
+    const streams = descriptions.filter((each) => each !== undefined);
+    if (streams.length === 0) throw groupNotFound(group);
     return { group: groupMessage(group, streams) };
   };
 
@@ -77,7 +96,9 @@ export function groupService(
       const stream = await catalog.find(request.stream, deadline);
       const owner = ownerOf(context.values.get(principalKey));
       if (deadLetterStream !== undefined) await catalog.findOrCreate(deadLetterStream, stream, owner, deadline);
-      const { open, created } = await createGroup(groups, consumerGroup, stream, start, settings, owner, deadline);
+      const { open, created } = await catalog.during(stream, () =>
+        createGroup(groups, consumerGroup, stream, start, settings, owner, deadline),
+      );
       if (!created && !has(open, settings))
         throw new ServiceError(
           ErrorCode.ALREADY_EXISTS,
@@ -127,8 +148,11 @@ export function groupService(
       const deadline = deadlineOf(context, ADMIN_TIMEOUT_MS);
       const { consumerGroup } = request;
       if (request.stream !== undefined) await catalog.find(request.stream, deadline);
+      let isDeleted = false;
       for (const open of await shownStreams(consumerGroup, request.stream, context, deadline))
-        await groups.delete(open, deadline);
+        isDeleted = (await groups.delete(open, deadline)) || isDeleted;
+      // Other calls have, or their streams are gone.
+      if (!isDeleted) throw groupNotFound(consumerGroup);
       return { status: DeleteStatus.DELETED, consumerGroup };
     },
 
@@ -138,17 +162,16 @@ export function groupService(
       const partitions = [...request.partitions, ...(request.partition === undefined ? [] : [request.partition])];
       const stream = await catalog.find(request.stream, deadline);
       const owner = ownerOf(context.values.get(principalKey));
-      try {
+      const moved = await catalog.during(stream, async () => {
         const open = await groups.find(request.consumerGroup, stream, owner, deadline);
-        const moved = await seekGroup(groups, open, partitions.length > 0 ? partitions : undefined, position, deadline);
-        return {
-          consumerGroup: request.consumerGroup,
-          stream: stream.name,
-          partitions: moved.map((each) => ({ partition: each.partition, position: BigInt(each.position) })),
-        };
-      } catch (error) {
-        throw await catalog.explain(stream, error);
-      }
+        const indexes = partitions.length > 0 ? partitions : undefined;
+        return groups.during([open], () => seekGroup(groups, open, indexes, position, deadline));
+      });
+      return {
+        consumerGroup: request.consumerGroup,
+        stream: stream.name,
+        partitions: moved.map((each) => ({ partition: each.partition, position: BigInt(each.position) })),
+      };
     },
 
     async heartbeat(request, context) {

@@ -95,7 +95,7 @@ export class Producer {
     const options: AppendOptions = { deadline, gzip };
     this.#quotas?.publish(streamName, payloadBytes(checked));
     const ends = request.atomic
-      ? await appendAtomic(this.#js, this.#appender, stream, checked, options)
+      ? await this.#catalog.during(stream, () => appendAtomic(this.#js, this.#appender, stream, checked, options))
       : await this.#appender.appendAll(stream, checked, options);
     const outcomes = ends.map(withPlace);
     let successCount = 0;

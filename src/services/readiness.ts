@@ -1,5 +1,5 @@
 import { type Deadline, deadlineIn, pause } from "../domain/deadline.ts";
-import { ErrorCode, ServiceError } from "../domain/errors.ts";
+import { ErrorCode, isStreamNotFound, ServiceError } from "../domain/errors.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { type Bucket, openBucket } from "../jetstream/kv.ts";
 import { HEALTH_BUCKET, partitionStream, subjectPlace } from "../jetstream/names.ts";
@@ -155,7 +155,7 @@ export class ReadinessProbe {
   async #stillThere(stream: string, deadline: Deadline): Promise<boolean> {
     return this.#catalog.refresh(stream, deadline).then(
       () => true,
-      (error: unknown) => !(error instanceof ServiceError && error.code === ErrorCode.STREAM_NOT_FOUND),
+      (error: unknown) => !isStreamNotFound(error),
     );
   }
 

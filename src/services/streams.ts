@@ -11,7 +11,7 @@ import {
   type StreamService,
 } from "../../gen/millrace/v1/streams_pb.js";
 import type { Deadline } from "../domain/deadline.ts";
-import { ErrorCode, ServiceError } from "../domain/errors.ts";
+import { isStreamNotFound } from "../domain/errors.ts";
 import { mapLimit } from "../domain/map-limit.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { type PartitionState, partitionStates } from "../jetstream/partitions.ts";
@@ -48,7 +48,7 @@ export function streamService(js: JetStream, catalog: Catalog, ownerOf: OwnerOf)
     try {
       return summary(...(await present(record, deadline)));
     } catch (error) {
-      if (error instanceof ServiceError && error.code === ErrorCode.STREAM_NOT_FOUND) return undefined;
+      if (isStreamNotFound(error)) return undefined;
       throw error;
     }
   };

@@ -496,6 +496,47 @@ describe.each(protocols)("administration of groups over $name", ({ name: protoco
       expect(values).toEqual([1]);
     });
 
+    test.runIf(isFull)("while other calls are made ends them, or they do not find it", async () => {
+      for (let round = 0; round < 3; round++) {
+        const stream = await streamOf(2, 2);
+        for (const group of ["g", "m", "s"]) await api.createConsumerGroup(group, stream);
+        await take(stream, "g", {}, api2);
+        let isGone = false;
+        const ends: Promise<void>[] = [];
+        const repeat = (call: () => Promise<unknown>) =>
+          ends.push(
+            (async () => {
+              for (let isLast = false; !isLast; ) {
+                isLast = isGone;
+                try {
+                  await call();
+                } catch (failure) {
+                  // Gone, or as the other calls have left it.
+                  expect(failure).toMatchObject({ code: expect.toBeOneOf([1002, 1003, 1103]) });
+                }
+              }
+            })(),
+          );
+        for (const [by, id] of [
+          [api, "a"],
+          [api2, "b"],
+        ] as const) {
+          repeat(() => by.poll(stream, "g", { timeout: 20 }));
+          repeat(() => by.commit("g", [{ stream, partition: 0, offset: 0 }]));
+          repeat(() => by.nack("g", [{ stream, partition: 1, offset: 0 }]));
+          repeat(() => by.poll(stream, "m", { consumerId: id, timeout: 20 }));
+          repeat(() => by.leave("m", id, stream));
+          repeat(() => by.poll(stream, "s", { timeout: 0, offset: 1 }));
+          repeat(() => by.seek("s", stream, { offset: 0 }));
+          repeat(() => by.getConsumerGroup("g", stream));
+        }
+        for (const by of [api, api2, api])
+          for (const group of ["g", "m", "s"]) await by.deleteConsumerGroup(group, stream).catch(() => {});
+        isGone = true;
+        await Promise.all(ends);
+      }
+    });
+
     test("that is none, or in a stream that is none, is refused", async () => {
       const stream = await streamOf(0);
       expect(await failureOf(api.deleteConsumerGroup(freshName("g")))).toMatchObject(noGroup);

@@ -9,9 +9,12 @@ import {
   gatewaySubject,
   OFFSETS_BUCKET,
   partitionStream,
+  RETURNED_BUCKET,
+  returnedPrefix,
 } from "../../src/jetstream/names.ts";
 import type { StreamRecord } from "../../src/log/catalog.ts";
 import { commit } from "../../src/log/commit.ts";
+import { nack } from "../../src/log/nack.ts";
 import { type PollOptions, type PollResult, poll } from "../../src/log/poll.ts";
 import { type Log, openLog, TESTER } from "../support/log.ts";
 import { startNats } from "../support/nats.ts";
@@ -124,6 +127,28 @@ describe("poll", () => {
     expect(offsetsOf(await take(stream, "g", { limit: 6 }))).toEqual([0, 1, 2, 3, 4, 5]);
     await committing(stream, "g", 5);
     expect(offsetsOf(await take(stream, "g"))).toEqual([6, 7]);
+  });
+
+  test("makes the storage's consumer anew when it is gone", async () => {
+    const stream = await streamOf(2);
+    await take(stream, "g", { limit: 1, autoCommit: true });
+    await log.js.jsm.consumers.delete(partitionStream(stream.name, 0), durableName("g", 0));
+    expect(offsetsOf(await take(stream, "g", { deadline: deadlineIn(3000) }))).toEqual([1]);
+  });
+
+  test("is not held up by a returned event that went without a word", async () => {
+    const stream = await streamOf(2);
+    await take(stream, "g", { limit: 1 });
+    await nack(log.catalog, log.groups, "g", [{ stream: stream.name, partition: 0, offset: 0 }], {
+      delayMs: 0,
+      reason: undefined,
+      by: { owner: TESTER },
+      deadline: deadlineIn(5000),
+    });
+    await log.js.jsm.streams.purge(`KV_${RETURNED_BUCKET}`, {
+      filter: `$KV.${RETURNED_BUCKET}.${returnedPrefix("g", stream.id)}.>`,
+    });
+    expect(offsetsOf(await take(stream, "g"))).toEqual([1]);
   });
 
   test("ends the wait when its caller goes away and loses nothing by it", async () => {
