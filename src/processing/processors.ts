@@ -13,7 +13,7 @@ import { JournalNames } from "./checkpoint.ts";
 import { finishDeletion } from "./deletions.ts";
 import type { FunctionRegistry } from "./function-registry.ts";
 import type { FunctionRecord } from "./functions.ts";
-import { type LaneView, type MetricsView, metricsOf, readLanes, type StatusWord, statusOf } from "./inspect.ts";
+import { type MetricsView, metricsOf, readLanes, type StatusWord, statusOf } from "./inspect.ts";
 import type { ProcessorRecord, ProcessorSettings } from "./record.ts";
 import type { SavepointRecord } from "./savepoint-store.ts";
 import { checkFits, type Savepoints, shapeOf } from "./savepoints.ts";
@@ -127,13 +127,18 @@ export class Processors {
     const { record: stored, created } = await this.#o.store.create(record, deadline);
     if (!created && !isSame(stored, record))
       throw new ServiceError(ErrorCode.ALREADY_EXISTS, "the Idempotency-Key was used for another processor");
-    const view = await this.#settled(stored, deadline);
+    const view = await this.during(id, () => this.#settled(stored, deadline));
     return { ...view, created };
   }
 
+  /** As {@link ProcessorStore.during}. */
+  during<T>(id: string, call: () => Promise<T>): Promise<T> {
+    return this.#o.store.during(id, call);
+  }
+
   /** @throws ServiceError PROCESSOR_NOT_FOUND. */
-  async get(id: string, deadline: Deadline): Promise<ProcessorView> {
-    return this.view(await this.#o.store.get(id, deadline), deadline);
+  get(id: string, deadline: Deadline): Promise<ProcessorView> {
+    return this.during(id, async () => this.#view(await this.#o.store.get(id, deadline), deadline));
   }
 
   list(after: string, limit: number, shown: (record: ProcessorRecord) => boolean): ProcessorRecord[] {
@@ -145,35 +150,66 @@ export class Processors {
     return this.#o.store.get(id, deadline);
   }
 
-  async view(record: ProcessorRecord, deadline: Deadline): Promise<ProcessorView> {
-    return translated(async () => {
-      const lanes = await this.#lanes(record, deadline);
-      const source = await this.#o.catalog.findIfThere(record.source, deadline);
-      const sink = await this.#o.catalog.findIfThere(record.sink, deadline);
-      const { status, reason } = statusOf(record, lanes, { source, sink }, this.#o.presence.live);
-      try {
-        const metrics = await metricsOf(this.#o.js, record, lanes, source, deadline);
-        return { record, status, reason, metrics };
-      } catch (error) {
-        const isGone = source !== undefined && (await this.#o.catalog.explain(source, error)) !== error;
-        if (!isGone) throw error;
-        // It was deleted meanwhile: the next look sees that.
-        return this.view(record, deadline);
-      }
+  /** @throws ServiceError PROCESSOR_NOT_FOUND. */
+  view(record: ProcessorRecord, deadline: Deadline): Promise<ProcessorView> {
+    return this.during(record.id, () => this.#view(record, deadline));
+  }
+
+  /** @throws ServiceError PROCESSOR_NOT_FOUND. */
+  pause(id: string, deadline: Deadline): Promise<ProcessorView> {
+    return this.during(id, async () => {
+      const record = await this.#o.store.change(
+        id,
+        (present) => (present.desired === "paused" ? undefined : { ...present, desired: "paused" }),
+        deadline,
+      );
+      return this.#settled(record, deadline);
     });
   }
 
-  async pause(id: string, deadline: Deadline): Promise<ProcessorView> {
-    const record = await this.#o.store.change(
-      id,
-      (present) => (present.desired === "paused" ? undefined : { ...present, desired: "paused" }),
-      deadline,
-    );
-    return this.#settled(record, deadline);
+  /** @throws ServiceError PROCESSOR_NOT_FOUND. */
+  resume(id: string, deadline: Deadline): Promise<ProcessorView> {
+    return this.during(id, () => this.#resume(id, deadline));
   }
 
-  async resume(id: string, deadline: Deadline): Promise<ProcessorView> {
-    const { status } = await this.get(id, deadline);
+  /** @throws ServiceError PROCESSOR_NOT_FOUND, STREAM_NOT_FOUND when the source is gone. */
+  reset(id: string, start: "earliest" | "latest", deadline: Deadline): Promise<ProcessorView> {
+    return this.during(id, () => this.#reset(id, start, deadline));
+  }
+
+  /**
+   * Takes a processor back to a savepoint: a new incarnation that begins with its state.
+   *
+   * @throws ServiceError PROCESSOR_NOT_FOUND, RESOURCE_NOT_FOUND, INVALID_ARGUMENT when the savepoint does not fit.
+   */
+  restore(id: string, savepoint: string, deadline: Deadline): Promise<ProcessorView> {
+    return this.during(id, () => this.#restore(id, savepoint, deadline));
+  }
+
+  /** @throws ServiceError PROCESSOR_NOT_FOUND, INVALID_ARGUMENT, also when windows change and no start is named. */
+  update(id: string, change: ProcessorChange, deadline: Deadline): Promise<ProcessorView> {
+    return this.during(id, () => this.#update(id, change, deadline));
+  }
+
+  async #view(record: ProcessorRecord, deadline: Deadline): Promise<ProcessorView> {
+    const lanes = await readLanes(this.#o.js, record, deadline);
+    const source = await this.#o.catalog.findIfThere(record.source, deadline);
+    const sink = await this.#o.catalog.findIfThere(record.sink, deadline);
+    const { status, reason } = statusOf(record, lanes, { source, sink }, this.#o.presence.live);
+    try {
+      const metrics = await metricsOf(this.#o.js, record, lanes, source, deadline);
+      return { record, status, reason, metrics };
+    } catch (error) {
+      const failure = toServiceError(error);
+      const isGone = source !== undefined && (await this.#o.catalog.explain(source, failure)) !== failure;
+      if (!isGone) throw error;
+      // It was deleted meanwhile: the next look sees that.
+      return this.#view(record, deadline);
+    }
+  }
+
+  async #resume(id: string, deadline: Deadline): Promise<ProcessorView> {
+    const { status } = await this.#view(await this.#o.store.get(id, deadline), deadline);
     const record = await this.#o.store.change(
       id,
       (present) =>
@@ -185,8 +221,7 @@ export class Processors {
     return this.#settled(record, deadline);
   }
 
-  /** @throws ServiceError PROCESSOR_NOT_FOUND, STREAM_NOT_FOUND when the source is gone. */
-  async reset(id: string, start: "earliest" | "latest", deadline: Deadline): Promise<ProcessorView> {
+  async #reset(id: string, start: "earliest" | "latest", deadline: Deadline): Promise<ProcessorView> {
     const { source: name } = await this.#o.store.get(id, deadline);
     const source = await this.#o.catalog.find(name, deadline);
     const record = await this.#o.store.change(
@@ -204,12 +239,7 @@ export class Processors {
     return this.#settled(record, deadline);
   }
 
-  /**
-   * Takes a processor back to a savepoint: a new incarnation that begins with its state.
-   *
-   * @throws ServiceError PROCESSOR_NOT_FOUND, RESOURCE_NOT_FOUND, INVALID_ARGUMENT when the savepoint does not fit.
-   */
-  async restore(id: string, name: string, deadline: Deadline): Promise<ProcessorView> {
+  async #restore(id: string, name: string, deadline: Deadline): Promise<ProcessorView> {
     for (;;) {
       const before = await this.#o.store.get(id, deadline);
       const source = await this.#o.catalog.find(before.source, deadline);
@@ -231,8 +261,7 @@ export class Processors {
     }
   }
 
-  /** @throws ServiceError INVALID_ARGUMENT, also when windows change and no start is named. */
-  async update(id: string, change: ProcessorChange, deadline: Deadline): Promise<ProcessorView> {
+  async #update(id: string, change: ProcessorChange, deadline: Deadline): Promise<ProcessorView> {
     const functions = await this.#o.functions.all(deadline);
     const present = await this.#o.store.get(id, deadline);
     const operations = change.operations ?? present.operations;
@@ -286,7 +315,7 @@ export class Processors {
     const until = performance.now() + Math.min(SETTLE_MS, msLeft(deadline) / 2);
     for (;;) {
       // A lane that can't even be opened says so in the record alone.
-      const view = await this.view(await this.#o.store.get(record.id, deadline).catch(() => record), deadline);
+      const view = await this.#view(await this.#o.store.get(record.id, deadline), deadline);
       const isAtRest = record.desired === "paused" && (await this.#isAtRest(record, deadline));
       if (isAtRest || (record.desired === "running" && view.status !== "starting") || performance.now() > until)
         return view;
@@ -296,15 +325,11 @@ export class Processors {
 
   /** Whether every lane has ended at a last commit, or its owner is gone. */
   async #isAtRest(record: ProcessorRecord, deadline: Deadline): Promise<boolean> {
-    const lanes = await this.#lanes(record, deadline);
+    const lanes = await readLanes(this.#o.js, record, deadline);
     const { live } = this.#o.presence;
     return lanes.every(
       ({ checkpoint }) => checkpoint === undefined || checkpoint.clean || !live.includes(checkpoint.owner),
     );
-  }
-
-  async #lanes(record: ProcessorRecord, deadline: Deadline): Promise<LaneView[]> {
-    return translated(() => readLanes(this.#o.js, record, deadline));
   }
 
   #savepoint(name: string, deadline: Deadline): Promise<SavepointRecord> {

@@ -1,6 +1,8 @@
-import type { Deadline } from "../domain/deadline.ts";
+import { type Deadline, deadlineIn } from "../domain/deadline.ts";
 import { ErrorCode, ServiceError, unavailable } from "../domain/errors.ts";
+import { unless } from "../domain/unless.ts";
 import type { JetStream } from "../jetstream/connection.ts";
+import { toServiceError } from "../jetstream/errors.ts";
 import { type Bucket, openBucket } from "../jetstream/kv.ts";
 import type { ProcessorRecord } from "./record.ts";
 
@@ -9,13 +11,22 @@ const PROCESSORS_BUCKET = "mr_processors";
 export const processorNotFound = (id: string): ServiceError =>
   new ServiceError(ErrorCode.PROCESSOR_NOT_FOUND, `processor "${id.slice(0, 128)}" does not exist`);
 
+/** @returns whether it says that there is no such processor. */
+export const isProcessorNotFound = (error: unknown): boolean =>
+  error instanceof ServiceError && error.code === ErrorCode.PROCESSOR_NOT_FOUND;
+
 const ID = /^[A-Za-z0-9_-]{1,64}$/;
+/** Time to look whether the processor of a call is there; its own is over. */
+const EXPLAIN_MS = 200;
+const OF_DELETED = new Set([ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT]);
 
 /** The processors there are. Any process may create and change them; all learn of it by a watch. */
 export class ProcessorStore implements AsyncDisposable {
   readonly #bucket: Bucket<ProcessorRecord>;
   readonly #records = new Map<string, ProcessorRecord>();
   readonly #listeners = new Set<() => void>();
+  /** Of processors that calls are on, or were: aborted with the deletion. */
+  readonly #lives = new Map<string, AbortController>();
   #watch: AsyncDisposable | undefined;
 
   private constructor(bucket: Bucket<ProcessorRecord>) {
@@ -27,6 +38,8 @@ export class ProcessorStore implements AsyncDisposable {
     store.#watch = await store.#bucket.watch(">", ({ key, value }) => {
       if (value) store.#learn(value);
       else store.#records.delete(key);
+      // Where the storage is out of reach, the calls end by themselves.
+      if (!value || value.desired === "deleting") store.#endCalls(key).catch(() => {});
       for (const listener of store.#listeners) listener();
     });
     return store;
@@ -57,6 +70,22 @@ export class ProcessorStore implements AsyncDisposable {
     const { value } = await this.#bucket.get(id, deadline);
     if (!value || value.desired === "deleting") throw processorNotFound(id);
     return value;
+  }
+
+  /**
+   * Runs a call on a processor. It ends as soon as this process hears that the processor is deleted.
+   *
+   * @throws ServiceError PROCESSOR_NOT_FOUND then; what the call throws, the storage's failures translated.
+   */
+  async during<T>(id: string, call: () => Promise<T>): Promise<T> {
+    try {
+      return await unless(this.#gone(id), call);
+    } catch (error) {
+      const failure = toServiceError(error);
+      const mayBeOver = failure instanceof ServiceError && OF_DELETED.has(failure.code);
+      if (mayBeOver && !(await this.#isThere(id))) throw processorNotFound(id);
+      throw failure;
+    }
   }
 
   /**
@@ -108,6 +137,35 @@ export class ProcessorStore implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#watch?.[Symbol.asyncDispose]();
+  }
+
+  /** What is not known here has no deletion to be heard of. */
+  #gone(id: string): AbortSignal[] {
+    if (!this.#records.has(id)) return [];
+    let life = this.#lives.get(id);
+    if (!life) {
+      life = new AbortController();
+      this.#lives.set(id, life);
+    }
+    return [life.signal];
+  }
+
+  /** Ends the calls on a processor that may be gone, if it is. */
+  async #endCalls(id: string): Promise<void> {
+    // What the watch tells may be of before the present life.
+    if (!this.#lives.has(id) || (await this.#isThere(id))) return;
+    this.#lives.get(id)?.abort(processorNotFound(id));
+    this.#lives.delete(id);
+  }
+
+  /** Whether it is there, as far as that can be told now. */
+  async #isThere(id: string): Promise<boolean> {
+    try {
+      await this.get(id, deadlineIn(EXPLAIN_MS));
+      return true;
+    } catch (error) {
+      return !isProcessorNotFound(error);
+    }
   }
 
   /** A watch may tell later what a call here knew before. */

@@ -20,6 +20,7 @@ import type { JetStream } from "../jetstream/connection.ts";
 import { type GroupView, readWindow, type StatusWord } from "../processing/inspect.ts";
 import type { Processors, ProcessorView, SettingsFields } from "../processing/processors.ts";
 import type { SavepointStore } from "../processing/savepoint-store.ts";
+import { isProcessorNotFound } from "../processing/store.ts";
 import { mayUseProcessor, principalKey } from "./access.ts";
 import { deadlineOf } from "./deadline.ts";
 import { operationFields, operationMessage } from "./operations.ts";
@@ -85,9 +86,15 @@ export function processorService(
       const { rights } = context.values.get(principalKey);
       const found = processors.list(request.pageToken ?? "", size + 1, (record) => mayUseProcessor(rights, record));
       const page = found.slice(0, size);
-      const views = await mapLimit(page, 8, (record) => processors.view(record, deadline));
+      const views = await mapLimit(page, 8, (record) =>
+        processors.view(record, deadline).catch((error: unknown) => {
+          // Deleted meanwhile.
+          if (isProcessorNotFound(error)) return undefined;
+          throw error;
+        }),
+      );
       return {
-        processors: views.map(processorMessage),
+        processors: views.filter((view) => view !== undefined).map(processorMessage),
         ...(found.length > size ? { nextPageToken: page.at(-1)!.id } : {}),
       };
     },
@@ -152,8 +159,10 @@ export function processorService(
       await checkUsable(request.processorId, context);
       const deadline: Deadline = deadlineOf(context);
       const startMs = parseTime(request.windowStart);
-      const record = await processors.record(request.processorId, deadline);
-      const window = await readWindow(js, record, startMs, deadline);
+      const { record, window } = await processors.during(request.processorId, async () => {
+        const found = await processors.record(request.processorId, deadline);
+        return { record: found, window: await readWindow(js, found, startMs, deadline) };
+      });
       if (!window) throw resourceNotFound(`there is no window that starts at ${new Date(startMs).toISOString()}`);
       const size = request.pageSize ?? DEFAULT_GROUPS;
       const after = request.pageToken;

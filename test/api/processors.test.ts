@@ -134,6 +134,48 @@ describe.each(protocols)("processors over $name", ({ connect, isRest }) => {
       expect((await failureOf(calls.reset(processorId, "checkpoint"))).details[0]).toMatchObject({ field: "start" });
     });
 
+    test("a deletion while other calls are made ends them, or they do not find it", async () => {
+      const operations: OperationRequest[] = [
+        { type: "window", windowType: "tumbling", duration: 1000, timestampField: "t" },
+        { type: "aggregate", aggregation: "count" },
+      ];
+      for (let round = 0; round < 3; round++) {
+        const { processorId: id, source } = await calls.create(await newRequest({ operations }));
+        const savepoint = freshName("save");
+        await calls.createSavepoint(id, savepoint);
+        await api.publish(source, { value: { t: START_MS } });
+        let isGone = false;
+        const repeat = async (call: () => Promise<unknown>) => {
+          for (let isLast = false; !isLast; ) {
+            isLast = isGone;
+            try {
+              await call();
+            } catch (failure) {
+              // There is no window where it has begun anew, and a savepoint waits until it has.
+              expect(failure).toMatchObject({ code: expect.toBeOneOf([1102, 1104, 1110]) });
+            }
+          }
+        };
+        const ends = [
+          () => calls.get(id),
+          () => calls.metrics(id),
+          () => calls.list(),
+          () => calls.window(id, at(0)),
+          () => calls.sideEvents(id),
+          () => calls.pause(id),
+          () => calls.resume(id),
+          () => calls.reset(id),
+          () => calls.restore(id, savepoint),
+          () => calls.createSavepoint(id, freshName("save")),
+          () => calls.update(id, { operations: [...operations, FILTER] }),
+        ].map(repeat);
+        await eventually("some calls were made", async () => (await calls.get(id)).generation > 1);
+        await calls.delete(id);
+        isGone = true;
+        await Promise.all(ends);
+      }
+    });
+
     test("a deleted processor is gone, its streams stay", async () => {
       const request = await newRequest();
       const { processorId } = await calls.create(request);
