@@ -41,7 +41,7 @@ export async function publishAtomic(
   check: () => void = () => {},
 ): Promise<AtomicEnd> {
   // Up to the last message nothing can be stored, so a batch that found no leader is sent again from its start.
-  const reply = await js.call(deadline, async () => {
+  const send = async () => {
     check();
     for (const message of messages.slice(0, -1))
       js.nc.publish(message.subject, message.payload, { headers: headersOf(message) });
@@ -58,7 +58,8 @@ export async function publishAtomic(
         error,
       );
     }
-  });
+  };
+  const reply = await js.call(deadline, send, false);
   const { seq, error } = reply.json<{ seq?: number; error?: { err_code: number; description: string } }>();
   if (!error && seq !== undefined) return { kind: "stored", lastSeq: seq };
   switch (error?.err_code) {

@@ -1,5 +1,5 @@
 import { type JetStreamManager, jetstreamManager } from "@nats-io/jetstream";
-import { type ConnectionOptions, connect, type NatsConnection } from "@nats-io/transport-node";
+import { type ConnectionOptions, connect, errors, type NatsConnection } from "@nats-io/transport-node";
 import type { Logger } from "pino";
 import { type Deadline, deadlineIn, msLeft, pause } from "../domain/deadline.ts";
 import { timedOut, unavailable } from "../domain/errors.ts";
@@ -34,12 +34,13 @@ export interface JetStream extends AsyncDisposable {
   /** From now on nobody waits for a connection that is not there: what is closed needs none. */
   hurry(): void;
   /**
-   * Runs a request, again as long as no server took it.
+   * Runs a request, again as long as no server took it, and when the connection breaks before its answer.
    *
+   * @param isRepeatable false: what an earlier send may have done must not be done again later.
    * @throws ServiceError UNAVAILABLE when none did by the deadline, TIMEOUT when one was silent; JetStreamApiError for
    * what JetStream refused.
    */
-  call<T>(deadline: Deadline, request: () => Promise<T>): Promise<T>;
+  call<T>(deadline: Deadline, request: () => Promise<T>, isRepeatable?: boolean): Promise<T>;
 }
 
 export interface JetStreamOptions {
@@ -114,6 +115,8 @@ class Connection implements JetStream {
   epoch = 1;
   readonly #watching: Promise<void>;
   #waiters: (() => void)[] = [];
+  /** Told when the connection breaks; the client itself lets requests wait for their timeout. */
+  readonly #unanswered = new Set<(error: Error) => void>();
   #hurries = false;
   #serverName: string;
   #maxPayload: number;
@@ -137,11 +140,11 @@ class Connection implements JetStream {
     return this.#serverName;
   }
 
-  async call<T>(deadline: Deadline, request: () => Promise<T>): Promise<T> {
+  async call<T>(deadline: Deadline, request: () => Promise<T>, isRepeatable = true): Promise<T> {
     for (;;) {
       await this.whenConnected(deadline);
       try {
-        return await withDeadline(request(), deadline);
+        return await this.#answer(request(), deadline, isRepeatable);
       } catch (error) {
         if (!isTransient(error) || msLeft(deadline) === 0) throw toServiceErrorButApi(error);
         await pause(100, deadline);
@@ -168,11 +171,24 @@ class Connection implements JetStream {
     for (const wake of this.#waiters.splice(0)) wake();
   }
 
+  async #answer<T>(request: Promise<T>, deadline: Deadline, isRepeatable: boolean): Promise<T> {
+    const over = Promise.withResolvers<never>();
+    const timer = setTimeout(() => over.reject(new DeadlinePassed()), msLeft(deadline));
+    if (isRepeatable) this.#unanswered.add(over.reject);
+    try {
+      return await Promise.race([request, over.promise]);
+    } finally {
+      clearTimeout(timer);
+      this.#unanswered.delete(over.reject);
+    }
+  }
+
   async #watch(log: Logger): Promise<void> {
     for await (const status of this.nc.status()) {
       switch (status.type) {
         case "disconnect":
           this.connected = false;
+          for (const fail of this.#unanswered) fail(new errors.ConnectionError("the connection to NATS broke"));
           this.publisher.disconnected();
           this.fetcher.disconnected();
           this.directGets.disconnected();
@@ -202,18 +218,6 @@ class Connection implements JetStream {
     await Promise.race([this.nc.drain().catch(() => {}), pause(2000)]);
     await this.nc.close();
     await this.#watching;
-  }
-}
-
-async function withDeadline<T>(request: Promise<T>, deadline: Deadline): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(new DeadlinePassed()), msLeft(deadline));
-  });
-  try {
-    return await Promise.race([request, late]);
-  } finally {
-    clearTimeout(timer);
   }
 }
 

@@ -152,7 +152,10 @@ class Inbox {
       .catch(() => undefined);
     const code = answer?.json<{ error?: { err_code: number } }>().error?.err_code;
     const isGone = code === JsError.CONSUMER_NOT_FOUND || code === JsError.STREAM_NOT_FOUND;
-    if (isGone && reply === this.#reply) this.#done?.("missing");
+    if (!isGone || reply !== this.#reply) return;
+    this.clean = false;
+    this.#subscription.unsubscribe();
+    this.#done?.("missing");
   }
 
   /** Ends the pull without its closing status. */

@@ -125,7 +125,7 @@ export class Journal {
       ...(limit.below === undefined ? {} : { seq: limit.below }),
       ...(limit.keep === undefined ? {} : { keep: limit.keep }),
     };
-    await this.#js.call(deadline, () => this.#js.jsm.streams.purge(this.name, options));
+    await this.#js.call(deadline, () => this.#js.jsm.streams.purge(this.name, options), false);
   }
 
   /** Writes messages that nothing refers to yet. */

@@ -104,7 +104,8 @@ class JsonBucket<T> implements Bucket<T> {
   }
 
   async purge(filter: string, deadline: Deadline): Promise<void> {
-    await this.#js.call(deadline, () => this.#js.jsm.streams.purge(this.#stream, { filter: this.#prefix + filter }));
+    const options = { filter: this.#prefix + filter };
+    await this.#js.call(deadline, () => this.#js.jsm.streams.purge(this.#stream, options), false);
   }
 
   async list(filter: string, deadline: Deadline): Promise<Map<string, T>> {

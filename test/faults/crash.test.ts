@@ -26,13 +26,16 @@ async function run(seed: number, target: Target, kill: (random: () => number) =>
     produceBatches(target, "faults", "c", history, isRunning),
     produceBatches(target, "faults", "d", history, isRunning),
   ];
-  const consumer = consume(target, "faults", "readers", history, () => !running);
+  let producing = true;
+  const consumer = consume(target, "faults", "readers", history, () => !producing);
   for (let i = 0; i < KILLS; i++) {
     await after(100 + random() * 900); // the moment of a fault is the input here, not a wait for anything
     await kill(random);
   }
   running = false;
   await Promise.all(producers);
+  // Not before: what is on its way at the end may be acknowledged when the reader has seen all there was.
+  producing = false;
   await consumer;
   console.log(
     `seed ${seed}: ${history.acked.size} acknowledged, ${history.consumed.size} consumed, ${history.repeats} handed out again`,
