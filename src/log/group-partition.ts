@@ -139,7 +139,11 @@ export class GroupPartition {
    * @throws ServiceError NOT_PARTITION_OWNER when a later epoch has begun.
    */
   async prepare(deadline: Deadline): Promise<void> {
-    if (this.#connection === this.#js.epoch && !this.#rewind) return;
+    // Again when the connection breaks meanwhile: after a crash the durable may be behind what was just seen of it.
+    while (this.#connection !== this.#js.epoch || this.#rewind) await this.#agree(deadline);
+  }
+
+  async #agree(deadline: Deadline): Promise<void> {
     const connection = this.#js.epoch;
     await this.#entry.load(deadline);
     await this.#takeOver(deadline);
@@ -286,7 +290,10 @@ export class GroupPartition {
       const isAlone = isHeld || this.isLastChance(this.#position);
       const batch = isAlone ? 1 : most;
       const options = { batch, maxBytes, waitMs: 0, arrived: this.#arrivals.note };
-      let result = await this.#js.reads.run(() => this.#js.fetcher.pull(this.#jsStream, this.#durable, options));
+      const connection = this.#js.epoch;
+      let result = await this.#js.reads.run(() =>
+        connection === this.#js.epoch ? this.#js.fetcher.pull(this.#jsStream, this.#durable, options) : LOST,
+      );
       if (result.end === "lost") {
         // Messages may have been on their way that nobody will see: they are handed out again.
         this.#rewind = true;
@@ -548,6 +555,8 @@ export class GroupPartition {
   }
 }
 
+/** What comes of a pull whose connection broke before it was sent. */
+const LOST: Promise<PullResult> = Promise.resolve({ messages: [], end: "lost" });
 /** nats-server takes what is given back a moment after it has come. */
 const ASK_AGAIN_MS = 2;
 /** How often a durable is asked that has not heard of what was published: 126 ms in all. */

@@ -129,6 +129,23 @@ describe("poll", () => {
     expect(offsetsOf(await take(stream, "g"))).toEqual([6, 7]);
   });
 
+  test("hands out nothing twice that was committed, when nats-server crashes while a partition is made ready", async () => {
+    const stream = await streamOf(3);
+    await take(stream, "g", { limit: 2, autoCommit: true });
+    const js = log.js as { epoch: number } & Log["js"];
+    const { consumers } = js.jsm;
+    const add = consumers.add.bind(consumers);
+    using _crash = vi.spyOn(consumers, "add").mockImplementationOnce(async (...request) => {
+      const seen = await add(...request);
+      // What it has not written down is gone with it: its consumer begins anew, on a new connection.
+      await consumers.reset(partitionStream(stream.name, 0), durableName("g", 0), 1);
+      js.epoch++;
+      return seen;
+    });
+    js.epoch++;
+    expect(offsetsOf(await take(stream, "g"))).toEqual([2]);
+  });
+
   test("makes the storage's consumer anew when it is gone", async () => {
     const stream = await streamOf(2);
     await take(stream, "g", { limit: 1, autoCommit: true });
