@@ -7,6 +7,9 @@ export const deadlineIn = (ms: number): Deadline => performance.now() + ms;
 /** Milliseconds left, never below 0. */
 export const msLeft = (deadline: Deadline): number => Math.max(0, deadline - performance.now());
 
+/** Time to look, when a call has failed and its own time may be over, whether what it works on is still there; milliseconds. */
+export const EXPLAIN_MS = 1000;
+
 /** Waits `ms`, at most until the deadline. */
 export function pause(ms: number, deadline: Deadline = Number.POSITIVE_INFINITY): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, Math.min(ms, msLeft(deadline))));

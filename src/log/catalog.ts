@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { isDeepStrictEqual } from "node:util";
-import { type Deadline, deadlineIn, msLeft, pause } from "../domain/deadline.ts";
+import { type Deadline, deadlineIn, EXPLAIN_MS, msLeft, pause } from "../domain/deadline.ts";
 import {
   ErrorCode,
   invalidArgument,
@@ -447,7 +447,5 @@ function withinRetention(record: StreamRecord, asked: boolean): StreamRecord {
   return { ...record, duplicateWindowMs: Math.min(record.duplicateWindowMs, record.retentionMs) };
 }
 
-/** Time to look whether the stream of a call is there; its own is over. */
-const EXPLAIN_MS = 200;
 const OF_DELETED = new Set([ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT, ErrorCode.CONSUMER_GROUP_NOT_FOUND]);
 const REFUSALS = new Set([ErrorCode.INVALID_ARGUMENT, ErrorCode.QUOTA_EXCEEDED]);

@@ -538,7 +538,13 @@ export class GroupPartition {
   async #reset(resume: number, deadline: Deadline): Promise<void> {
     // Before it: another poll's wait may get the first message earlier than the reset is known to be done.
     this.#arrivals.restartAt(resume);
-    await resetDurable(this.#js, this.#jsStream, this.#durable, resume + 1, deadline);
+    try {
+      await resetDurable(this.#js, this.#jsStream, this.#durable, resume + 1, deadline);
+    } catch (error) {
+      // A next owner, who has removed it, says so in the entry.
+      await this.#entry.load(deadline);
+      throw error;
+    }
     this.#arrivals.forget();
     this.#lastConsumerSeq = 0;
     this.#position = resume;

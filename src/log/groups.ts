@@ -1,5 +1,5 @@
 import type { Logger } from "pino";
-import { type Deadline, deadlineIn, msLeft, pause } from "../domain/deadline.ts";
+import { type Deadline, deadlineIn, EXPLAIN_MS, msLeft, pause } from "../domain/deadline.ts";
 import { ErrorCode, groupNotFound, ServiceError, timedOut } from "../domain/errors.ts";
 import type { Membership } from "../domain/membership.ts";
 import { type Owner, Places } from "../domain/quota.ts";
@@ -90,8 +90,6 @@ const SWEEP_MS = 1000;
 /** A deletion that has not ended after this long is ended by whoever names the group next. */
 const DELETION_MS = 60_000;
 const DELETION_LOOK_MS = 20;
-/** Time to look whether the group of a call is there; its own is over. */
-const EXPLAIN_MS = 200;
 const OF_DELETED = new Set([ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT]);
 
 /**

@@ -1,4 +1,4 @@
-import { type Deadline, deadlineIn } from "../domain/deadline.ts";
+import { type Deadline, deadlineIn, EXPLAIN_MS } from "../domain/deadline.ts";
 import { ErrorCode, ServiceError, unavailable } from "../domain/errors.ts";
 import { unless } from "../domain/unless.ts";
 import type { JetStream } from "../jetstream/connection.ts";
@@ -16,8 +16,6 @@ export const isProcessorNotFound = (error: unknown): boolean =>
   error instanceof ServiceError && error.code === ErrorCode.PROCESSOR_NOT_FOUND;
 
 const ID = /^[A-Za-z0-9_-]{1,64}$/;
-/** Time to look whether the processor of a call is there; its own is over. */
-const EXPLAIN_MS = 200;
 const OF_DELETED = new Set([ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT]);
 
 /** The processors there are. Any process may create and change them; all learn of it by a watch. */
