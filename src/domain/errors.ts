@@ -79,6 +79,7 @@ export const streamNotFound = (stream: string): ServiceError =>
 export const partitionNotFound = (stream: string, partition: number, partitions: number): ServiceError =>
   invalidArgument("partition", `"${stream}" has no partition ${partition}, its partitions are 0 to ${partitions - 1}`);
 
+/** Whether a failure says that there is no such stream. */
 export const isStreamNotFound = (error: unknown): boolean =>
   error instanceof ServiceError && error.code === ErrorCode.STREAM_NOT_FOUND;
 

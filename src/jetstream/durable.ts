@@ -77,6 +77,8 @@ export async function createDurable(
 /**
  * Sets position and floor of a durable so that it delivers from `seq` on next, forward or back, and forgets what was
  * delivered and not acknowledged. Needs nats-server 2.14.
+ *
+ * @throws ServiceError UNAVAILABLE when the durable is gone.
  */
 export async function resetDurable(
   js: JetStream,
@@ -86,13 +88,19 @@ export async function resetDurable(
   deadline: Deadline,
 ): Promise<void> {
   const over = new AbortController();
-  const asked = js.call(deadline, () => js.jsm.consumers.reset(jsStream, durable, seq)).finally(() => over.abort());
+  const ask = () => {
+    // Given up, it must not move a consumer that was made anew meanwhile.
+    over.signal.throwIfAborted();
+    return js.jsm.consumers.reset(jsStream, durable, seq);
+  };
+  const asked = js.call(deadline, ask).finally(() => over.abort());
   asked.catch(() => {});
   // nats-server does not answer for a consumer that is gone.
   while (!over.signal.aborted) {
     await pauseUntil(deadlineIn(RESET_LOOK_MS), over.signal);
-    if (!over.signal.aborted && !(await durableState(js, jsStream, durable, deadline)))
-      throw unavailable("the storage can't answer now");
+    if (over.signal.aborted || (await durableState(js, jsStream, durable, deadline))) continue;
+    over.abort();
+    throw unavailable("the storage can't answer now");
   }
   try {
     await asked;

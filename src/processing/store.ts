@@ -11,7 +11,7 @@ const PROCESSORS_BUCKET = "mr_processors";
 export const processorNotFound = (id: string): ServiceError =>
   new ServiceError(ErrorCode.PROCESSOR_NOT_FOUND, `processor "${id.slice(0, 128)}" does not exist`);
 
-/** @returns whether it says that there is no such processor. */
+/** Whether a failure says that there is no such processor. */
 export const isProcessorNotFound = (error: unknown): boolean =>
   error instanceof ServiceError && error.code === ErrorCode.PROCESSOR_NOT_FOUND;
 
