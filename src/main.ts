@@ -16,6 +16,9 @@ async function main(): Promise<void> {
       stop.abort();
     });
 
+  // A fault of Millrace's own, which must not end everybody's calls.
+  process.on("unhandledRejection", (error) => logger.error({ err: error }, "a failure that nothing waited for"));
+
   try {
     const server = await startServer(config, logger, process.env, stop.signal);
     console.log(`Millrace listens on ${server.url}`);

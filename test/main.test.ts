@@ -137,6 +137,19 @@ test("a second signal ends at once", async () => {
   expect(await service.exited).toBe(1);
 });
 
+test("a failure that nothing waits for is logged, and the service goes on", async () => {
+  await using nats = await startNats();
+  const fault = `process.on("SIGUSR2", () => void Promise.reject(new Error("forgotten")))`;
+  await using service = await startServiceProcess({
+    NATS_URL: nats.url,
+    NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(fault)}`,
+  });
+  service.kill("SIGUSR2");
+  await eventually("it is logged", () => service.output().includes("a failure that nothing waited for"));
+  expect(service.output()).toContain("forgotten");
+  expect(await isClosed(service)).toBe(false);
+});
+
 test("a HOST that other machines reach ends the process with exit code 2 and says how to allow it", () => {
   const env = { PATH: process.env.PATH, HOST: "0.0.0.0", PORT: "0" };
   const { status, stdout, stderr } = spawnSync(process.execPath, ["src/main.ts"], {

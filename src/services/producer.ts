@@ -141,7 +141,10 @@ export class Producer {
         while (open.length >= MAX_OPEN && !ended) await room.promise;
         if (this.#quotas) await this.#quotas.paceIn(principal, stream, payloadBytes([fields]), signal);
         if (ended) return;
-        open.push(this.#outcomeOf(stream, fields, deadlineOf()));
+        const outcome = this.#outcomeOf(stream, fields, deadlineOf());
+        // Its failure is thrown when its turn comes.
+        outcome.catch(() => {});
+        open.push(outcome);
         wake.resolve();
       }
     })()

@@ -9,6 +9,8 @@ export interface SpawnedService {
   readonly listening: Promise<string>;
   /** Resolves with the exit code, or null when a signal ended it. */
   readonly exited: Promise<number | null>;
+  /** The end of what it has written so far. */
+  output(): string;
   kill(signal: NodeJS.Signals): void;
 }
 
@@ -26,7 +28,18 @@ export function spawnService(env: Record<string, string>): SpawnedService {
     stdio: ["ignore", "pipe", "pipe"],
   });
   const exited = once(child, "exit").then(([code]) => code as number | null);
-  return { pid: child.pid!, listening: listening(child), exited, kill: (signal) => void child.kill(signal) };
+  let output = "";
+  for (const stream of [child.stdout, child.stderr])
+    stream.setEncoding("utf8").on("data", (text: string) => {
+      output = (output + text).slice(-4000);
+    });
+  return {
+    pid: child.pid!,
+    listening: listening(child, () => output),
+    exited,
+    output: () => output,
+    kill: (signal) => void child.kill(signal),
+  };
 }
 
 /** Starts the service and waits until it says where it listens. */
@@ -42,18 +55,13 @@ export async function startServiceProcess(env: Record<string, string>): Promise<
   };
 }
 
-function listening(child: ChildProcess): Promise<string> {
+function listening(child: ChildProcess, output: () => string): Promise<string> {
   return new Promise((resolve, reject) => {
-    let output = "";
-    child.stdout!.setEncoding("utf8").on("data", (text: string) => {
-      output += text;
-      const url = /listens on (\S+)/.exec(output)?.[1];
+    child.stdout!.on("data", () => {
+      const url = /listens on (\S+)/.exec(output())?.[1];
       if (url) resolve(url);
     });
-    child.stderr!.setEncoding("utf8").on("data", (text: string) => {
-      output = (output + text).slice(-4000);
-    });
     child.once("error", reject);
-    child.once("exit", (code, signal) => reject(new Error(`the service ended (${code ?? signal}): ${output}`)));
+    child.once("exit", (code, signal) => reject(new Error(`the service ended (${code ?? signal}): ${output()}`)));
   });
 }
