@@ -1,8 +1,9 @@
 // Clients that are not this project's own against the real service: node scripts/foreign.mjs
 //
 // A Python program with code generated from proto/, curl over HTTP/1.1 and HTTP/2, grpcurl, buf curl, grpc-health-probe,
-// schemathesis over the OpenAPI document, and the README's snippets as pasted. Prints a line for each check; exit code 1 when one failed. Runs on Node 20, and needs Python 3.10 with venv,
-// curl with HTTP/2, bash, and for grpcurl and grpc-health-probe either themselves or Go. What it installs goes to the cache folder.
+// schemathesis over the OpenAPI document, and the README's snippets as pasted. Prints a line for each check; exit code 1 when
+// one failed. Runs on Node 20, and needs Python 3.10 with venv, curl with HTTP/2, bash, and for grpcurl and
+// grpc-health-probe either themselves or Go. What it installs goes to the cache folder.
 
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -56,9 +56,12 @@ try {
 process.exitCode = close() ? 0 : 1;
 
 async function compare(program, servicePort, nodePort) {
-  const ours = await outcomes(program, servicePort);
-  for (const [id, outcome] of await outcomes(program, servicePort, LONG_HEADERS)) ours.set(id, outcome);
-  const nodes = await outcomes(program, nodePort);
+  const [ours, longer, nodes] = await Promise.all([
+    outcomes(program, servicePort),
+    outcomes(program, servicePort, LONG_HEADERS),
+    outcomes(program, nodePort),
+  ]);
+  for (const [id, outcome] of longer) ours.set(id, outcome);
   const failuresOf = (all) => [...all].filter(([, { failure }]) => failure !== undefined);
   for (const [id, { title, failure }] of failuresOf(ours)) {
     if (nodes.get(id)?.failure !== undefined) console.log(`both  h2spec ${id} ${title}`);
@@ -102,8 +105,7 @@ async function startNodeServer() {
  * @returns by the case's id, such as "http2/4.2/3", its `title` and its `failure` as text; a skipped case has none.
  */
 async function outcomes(program, port, options = []) {
-  const report = join(temp, "report.xml");
-  rmSync(report, { force: true });
+  const report = join(mkdtempSync(join(temp, "run-")), "report.xml");
   const args = ["--host", "127.0.0.1", "--port", port, "--timeout", "3", "--junit-report", report, ...options];
   const { stdout, stderr } = await run(program, args, { timeoutMs: TIMEOUT_MS });
   if (!existsSync(report)) throw new Error(`it wrote no report: ${stderr || stdout}`);
