@@ -77,7 +77,8 @@ export function loadConfig(env: NodeJS.ProcessEnv): Config {
     return value;
   };
 
-  const host = text("HOST", "127.0.0.1");
+  // An IPv6 address as it stands in URLs too.
+  const host = text("HOST", "127.0.0.1").replace(/^\[(.*)\]$/, "$1");
   const allowAnonymous = oneOf("MILLRACE_ALLOW_ANONYMOUS", "false", ["true", "false"]) === "true";
   const identity = loadIdentity(env, faults);
   if (!isLoopback(host) && !allowAnonymous && !identity)

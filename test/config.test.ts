@@ -134,6 +134,10 @@ describe("loadConfig", () => {
     },
   );
 
+  test("an IPv6 address may stand in brackets", () => {
+    expect(loadConfig({ HOST: "[::1]" }).host).toBe("::1");
+  });
+
   test.each(["0.0.0.0", "::", "10.0.0.1", "128.0.0.1", "::ffff:10.0.0.1", "localhost.example.com", "127.1"])(
     "listens on %s only when told so",
     (host) => {

@@ -48,6 +48,9 @@ export function doneUpTo<P extends Progress>(progress: P, resume: number): P {
   };
 }
 
+/** Whether an event was passed over by itself, and so is done wherever `resume` is. */
+export const isPassed = ({ passed }: Progress, offset: number): boolean => passed?.includes(offset) ?? false;
+
 /** Goes on at `resume`, wherever that is: what was known of single events is void. */
 export function movedTo<P extends Progress>(progress: P, resume: number): P {
   return { ...progress, resume, passed: undefined, failures: undefined };

@@ -1,6 +1,6 @@
 import { type Deadline, deadlineIn, msLeft, pause, pauseUntil } from "../domain/deadline.ts";
-import { doneUpTo, failedUpTo, failuresAt, movedTo, type Progress, passOver } from "../domain/deliveries.ts";
-import { ErrorCode, invalidOffset, ServiceError, timedOut, unavailable } from "../domain/errors.ts";
+import { doneUpTo, isPassed, movedTo, type Progress, passOver } from "../domain/deliveries.ts";
+import { invalidOffset, timedOut, unavailable } from "../domain/errors.ts";
 import { Mutex } from "../domain/mutex.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import {
@@ -17,12 +17,12 @@ import type { Bucket } from "../jetstream/kv.ts";
 import { durableName, partitionStream, partitionSubject } from "../jetstream/names.ts";
 import { partitionState } from "../jetstream/partitions.ts";
 import { Arrivals } from "./arrivals.ts";
-import type { DeadLetters } from "./dead-letters.ts";
+import { FailedDeliveries, type FailedDeliveriesPlace } from "./failed-deliveries.ts";
 import { lostBetween } from "./gap.ts";
 import { OffsetEntry, type OffsetEntryPlace, type OffsetRecord } from "./offset-entry.ts";
 
 /** How a {@link GroupPartition} finds its place. */
-export interface GroupPartitionPlace extends OffsetEntryPlace {
+export interface GroupPartitionPlace extends OffsetEntryPlace, FailedDeliveriesPlace {
   /** The last seek by epochs: the first epoch of it or later begins at the offset. */
   readonly seek?: { readonly generation: number; readonly offset: number } | undefined;
   /** Its owner has a stream open, which keeps the position itself: there is no durable. */
@@ -30,8 +30,6 @@ export interface GroupPartitionPlace extends OffsetEntryPlace {
   readonly ackWaitMs: number;
   /** Whether other gateways hand out its events too. */
   readonly isShared: () => boolean;
-  /** Takes what was handed out too often; undefined: nothing ever is. */
-  readonly deadLetters: DeadLetters | undefined;
 }
 
 /**
@@ -43,6 +41,8 @@ export interface GroupPartitionPlace extends OffsetEntryPlace {
  */
 export class GroupPartition {
   readonly place: GroupPartitionPlace;
+  /** What was handed out in vain, and how often. Count inside {@link exclusive}. */
+  readonly failures: FailedDeliveries;
   readonly #js: JetStream;
   readonly #entry: OffsetEntry;
   readonly #mutex = new Mutex();
@@ -73,6 +73,7 @@ export class GroupPartition {
       () => this.#stream?.onStored(),
       () => (this.#connection = 0),
     );
+    this.failures = new FailedDeliveries(this.#entry, place);
   }
 
   /** Next offset to be handed out. */
@@ -106,15 +107,7 @@ export class GroupPartition {
 
   /** Whether an event was passed over by itself and is not handed out in its place any more. */
   isPassed(offset: number): boolean {
-    return this.#entry.record.passed?.includes(offset) ?? false;
-  }
-
-  /** Whether an event becomes a dead letter when it is handed out in vain once more. It then goes alone, and nothing behind it. */
-  isLastChance(offset: number): boolean {
-    const { deadLetters } = this.place;
-    if (!deadLetters || !this.#entry.record.failures) return false;
-    const failures = failuresAt(this.#entry.record.failures, offset);
-    return failures > 0 && failures >= deadLetters.maxDeliveries - 1;
+    return isPassed(this.#entry.record, offset);
   }
 
   /** What was handed out up to now was not committed in time: it is handed out again at the next pull. */
@@ -154,7 +147,7 @@ export class GroupPartition {
       return;
     }
     const state = await createDurable(this.#js, this.#jsStream, this.#durable, this.place.ackWaitMs, deadline);
-    if (this.#failed) await this.countFailures(Math.min(state.deliveredSeq, this.#position), deadline);
+    if (this.#failed) await this.failures.countUpTo(Math.min(state.deliveredSeq, this.#position), deadline);
     this.#failed = false;
     const isAhead = await this.#isAhead(state, deadline);
     const { resume } = this.#entry.record;
@@ -208,41 +201,9 @@ export class GroupPartition {
     await this.#entry.store((record) => ({ ...began(record), epoch }), deadline);
     if (this.place.deadLetters) {
       const state = await durableState(this.#js, this.#jsStream, durableName(group, former), deadline);
-      if (state) await this.countFailures(state.deliveredSeq, deadline);
+      if (state) await this.failures.countUpTo(state.deliveredSeq, deadline);
     }
     await deleteDurable(this.#js, this.#jsStream, durableName(group, former), deadline);
-  }
-
-  /**
-   * What was handed out below `upTo` and is not done was handed out in vain. Events to which that has happened too often
-   * become dead letters, and are done with that. Call it inside {@link exclusive}.
-   *
-   * @throws ServiceError NOT_PARTITION_OWNER. Where dead letters can't be stored, the events are handed out once more.
-   */
-  async countFailures(upTo: number, deadline: Deadline): Promise<void> {
-    const { deadLetters, partition } = this.place;
-    if (!deadLetters || upTo <= this.#entry.record.resume) return;
-    await this.#entry.store((record) => failedUpTo(record, upTo), deadline);
-    const { failures = [], resume } = this.#entry.record;
-    const end = failures.findLast(([, count]) => count >= deadLetters.maxDeliveries)?.[0] ?? 0;
-    try {
-      for (let from = resume; from < end; from = this.#entry.record.resume) {
-        const to = Math.min(end, from + DEAD_AT_ONCE);
-        const offsets = range(from, to).filter((offset) => !this.isPassed(offset));
-        await deadLetters.store(
-          offsets.map((offset) => ({
-            partition,
-            offset,
-            deliveries: failuresAt(failures, offset),
-            reason: "it was not committed in time",
-          })),
-          deadline,
-        );
-        await this.#entry.store((record) => doneUpTo(record, to), deadline);
-      }
-    } catch (error) {
-      if (!(error instanceof ServiceError) || error.code === ErrorCode.NOT_PARTITION_OWNER) throw error;
-    }
   }
 
   /** Reads position and lag anew. */
@@ -287,7 +248,7 @@ export class GroupPartition {
       await this.#js.whenConnected(deadline);
       await this.prepare(deadline);
       const isHeld = this.#isHeld;
-      const isAlone = isHeld || this.isLastChance(this.#position);
+      const isAlone = isHeld || this.failures.isLastChance(this.#position);
       const batch = isAlone ? 1 : most;
       const options = { batch, maxBytes, waitMs: 0, arrived: this.#arrivals.note };
       const connection = this.#js.epoch;
@@ -397,7 +358,7 @@ export class GroupPartition {
 
   /** Its first event that is not done is out for the last time: what comes after it waits for what becomes of it. */
   get #isHeld(): boolean {
-    return this.#position > this.resume && this.isLastChance(this.resume);
+    return this.#position > this.resume && this.failures.isLastChance(this.resume);
   }
 
   /** Waits for the first message. Not inside {@link exclusive}; what comes is to be given to {@link accept} there. */
@@ -569,7 +530,3 @@ const ASK_AGAIN_MS = 2;
 const MOST_BEHIND = 6;
 /** While events are held, it is looked so often whether they are any more. */
 const HELD_MS = 100;
-/** Dead letters that are stored between two writes of the entry. */
-const DEAD_AT_ONCE = 500;
-
-const range = (from: number, to: number): number[] => Array.from({ length: to - from }, (_, i) => from + i);

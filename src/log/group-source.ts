@@ -261,7 +261,7 @@ export class GroupSource implements Source {
     dropCommitted(sent, partition.resume);
     // Nothing waits for what a filter left out.
     const next = sent.length > 0 ? Math.max(sent[0]!.from, partition.resume) : Math.max(reader.next, partition.resume);
-    const end = partition.isLastChance(next) ? next + 1 : Number.POSITIVE_INFINITY;
+    const end = partition.failures.isLastChance(next) ? next + 1 : Number.POSITIVE_INFINITY;
     reader.restrict((offset) => partition.isPassed(offset), end);
   }
 
@@ -270,7 +270,7 @@ export class GroupSource implements Source {
     const last = sent.at(-1);
     if (!partition.place.deadLetters || !last) return;
     try {
-      await partition.exclusive(() => partition.countFailures(last.upTo, deadlineIn(REQUEST_MS)));
+      await partition.exclusive(() => partition.failures.countUpTo(last.upTo, deadlineIn(REQUEST_MS)));
     } catch (error) {
       if (!(error instanceof ServiceError)) throw error;
       this.#changed ||= error.code === ErrorCode.NOT_PARTITION_OWNER;
