@@ -137,7 +137,8 @@ async function check(
     if (status === "paused") await victims.call((calls) => calls.ok("POST", `/processors/${id}/resume`), QUIET_MS);
     // Whoever takes a lane over last may find nothing left to do.
     const isUp = status === "running" && totals.lag === 0;
-    return isUp && totals.eventsProcessed >= processed && counters.emitted >= expected.counters.emitted;
+    const wanted = Object.entries(expected.counters) as [keyof typeof counters, number][];
+    return isUp && totals.eventsProcessed >= processed && wanted.every(([name, count]) => counters[name] >= count);
   };
   // What is missing is shown by what is compared below.
   await eventually(`${sink} has all`, isDone, QUIET_MS).catch((error: Error) => console.error(error.message));
