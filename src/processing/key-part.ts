@@ -51,6 +51,8 @@ export class KeyPart {
   readonly #expected: Map<number, number>;
   #snapshot: KeySnapshot;
   #doneSeq: number;
+  /** The windows hold what came up to here; behind `doneSeq` while an owner reads again what a former one has done. */
+  #appliedSeq: number;
   readonly #oldUntilSeq: number;
   #blobCount = 0;
   #obsolete: string[] = [];
@@ -64,6 +66,7 @@ export class KeyPart {
     this.#snapshot = checkpoint?.snapshot ?? EMPTY;
     this.#expected = new Map(this.#snapshot.expected);
     this.#doneSeq = checkpoint?.doneSeq ?? 0;
+    this.#appliedSeq = this.#snapshot.seq;
     this.#oldUntilSeq = checkpoint?.oldUntilSeq ?? 0;
   }
 
@@ -117,7 +120,8 @@ export class KeyPart {
   /** Stores what changed; the next commit refers to it. Not while {@link run} is applying. */
   async takeSnapshot(): Promise<void> {
     this.#snapshotAt = performance.now();
-    if (this.#before || !this.windows.isDirty || this.#doneSeq <= this.#snapshot.seq) return;
+    if (this.#before || !this.windows.isDirty || this.#appliedSeq < this.#doneSeq) return;
+    if (this.#doneSeq <= this.#snapshot.seq) return;
     const { journal, names, lane, epoch } = this.#options;
     const newKey = () => names.blob(lane, epoch, this.#blobCount++);
     const { snapshot, texts, obsolete } = this.windows.snapshot(this.#doneSeq, newKey);
@@ -171,6 +175,7 @@ export class KeyPart {
     const isNew = seq > this.#doneSeq;
     if (isNew && this.#options.after.mayFail) this.#before = this.windows.summaries();
     const closed = message ? this.windows.apply(message) : [];
+    this.#appliedSeq = seq;
     if (!isNew) return true;
     const done = { emitted: 0, filtered: 0, failures: [] as StepFailure[], lost: this.windows.lost - lostBefore };
     if (closed.length > 0 && !(await this.#emit(closed, done))) return false;
