@@ -16,7 +16,7 @@ import { isTracing } from "../telemetry/tracing.ts";
 import { accessInterceptor, askCallers, principalOf } from "./access.ts";
 import type { BodyBudget } from "./body-budget.ts";
 import { type Calls, noteConnectFailure, noteFailure } from "./calls.ts";
-import { corsOptions } from "./cors.ts";
+import { corsOptions, refuseOtherOrigins } from "./cors.ts";
 import { connectFailure, statusFailure, toConnectError, toServiceError } from "./errors.ts";
 import { answers, ownRequestId } from "./every-answer.ts";
 import { type BytesCall, grpcUnary, type HotRpc, type UnaryImplementation } from "./grpc-unary.ts";
@@ -89,6 +89,7 @@ export async function createApp(options: AppOptions): Promise<App> {
   if (isTracing()) traceCalls(app as unknown as FastifyInstance);
   app.setErrorHandler(answerFailure(log));
   if (options.corsOrigins.length > 0) await app.register(cors, corsOptions(options.corsOrigins));
+  refuseOtherOrigins(app as unknown as FastifyInstance, options.corsOrigins);
   askCallers(app as unknown as FastifyInstance, options.identity);
   options.bodies.attach(app);
   holdToQuotas(app as unknown as FastifyInstance, options.quotas);

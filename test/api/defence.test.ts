@@ -80,6 +80,48 @@ test.each([
   expect(other.headers["access-control-allow-origin"]).toBeUndefined();
 });
 
+describe("what a page of another origin makes a browser send", () => {
+  const evil = { origin: "https://evil.example" };
+  const hidden = { "sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors" };
+  const created = async (headers: Record<string, string>) => {
+    const name = freshName();
+    const { status, json } = await rawRequest(service.url, "POST", "/api/v1/streams", { name }, headers);
+    const { status: found } = await rawRequest(service.url, "GET", `/api/v1/streams/${name}`);
+    expect(found).toBe(status === 201 ? 200 : 404);
+    return status === 201 ? "created" : json().error.message;
+  };
+
+  test.each([
+    ["by an Origin", evil],
+    ["by an Origin that is nobody's", { origin: "null" }],
+    ["by Sec-Fetch-Site", { ...evil, "sec-fetch-site": "cross-site" }],
+    ["from another port of the host", { origin: "http://127.0.0.1:1", "sec-fetch-site": "same-site" }],
+  ])("is refused, %s", async (_how, headers) => {
+    expect(await created(headers)).toBe("PERMISSION_DENIED");
+  });
+
+  test("is refused for polls too, which need no Origin", async () => {
+    const stream = freshName();
+    await rawRequest(service.url, "POST", "/api/v1/streams", { name: stream });
+    const path = `/api/v1/streams/${stream}/events?consumerGroup=victim&timeout=0`;
+    expect((await rawRequest(service.url, "GET", path, undefined, hidden)).status).toBe(403);
+    const group = await rawRequest(service.url, "GET", "/api/v1/consumers/victim");
+    expect(group.status).toBe(404);
+  });
+
+  test.each([
+    ["a listed page's", { origin: ORIGIN, "sec-fetch-site": "cross-site" }],
+    ["the service's own page's", { origin: "http://evil.example", "sec-fetch-site": "same-origin" }],
+    ["the user's own", { "sec-fetch-site": "none" }],
+  ])("is %s: it is carried out", async (_whose, headers) => {
+    expect(await created(headers)).toBe("created");
+  });
+
+  test("is an older browser's on the service's own page: it is carried out", async () => {
+    expect(await created({ origin: service.url })).toBe("created");
+  });
+});
+
 test("without the setting no origin is named", async () => {
   await using own = await startService(service.nats.url);
   for (const path of ["/api/v1/streams", RPC]) {
