@@ -56,9 +56,17 @@ export interface UnreadLimits {
   readonly held: ByteBudget;
 }
 
-/** Answers over HTTP/1.1 that end their connection when their caller takes nothing of them for too long. */
-export const http1Answers = ({ timeoutMs, held }: UnreadLimits) =>
+/**
+ * Answers over HTTP/1.1 that end their connection when their caller takes nothing of them for too long, and say that it
+ * ends where they begin while the server is closing.
+ */
+export const http1Answers = ({ timeoutMs, held }: UnreadLimits, isClosing: () => boolean) =>
   class extends Http1Answer {
+    override writeHead(status: number, ...head: never): this {
+      if (isClosing()) this.shouldKeepAlive = false;
+      return super.writeHead(status, ...head);
+    }
+
     override end(...rest: never[]): this {
       super.end(...(rest as []));
       const { socket } = this;

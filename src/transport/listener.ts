@@ -83,7 +83,7 @@ export function createListener(handler: RequestHandler, options: ListenerOptions
     timeoutMs: requestTimeoutMs,
     held: options.unreadAnswers ?? new ByteBudget(Number.POSITIVE_INFINITY),
   };
-  const server = http.createServer(
+  const server: http.Server = http.createServer(
     {
       headersTimeout: headersTimeoutMs,
       requestTimeout: requestTimeoutMs,
@@ -94,16 +94,13 @@ export function createListener(handler: RequestHandler, options: ListenerOptions
       keepAlive: true, // TCP's own: finds peers that vanished while a stream waits
       keepAliveInitialDelay: 30_000,
       requireHostHeader: false, // refused by the handler, in the form of its other refusals
-      ServerResponse: http1Answers(unread) as typeof http.ServerResponse,
+      ServerResponse: http1Answers(unread, () => !server.listening) as typeof http.ServerResponse,
     },
     handler,
   );
   server.maxConnections = options.maxConnections ?? 10_000;
   // Of an expectation that is not 100-continue a server need not know (RFC 9110, 10.1.1); Node would answer without a word.
   server.on("checkExpectation", (req, res) => server.emit("request", req, res));
-  server.prependListener("request", (_req, res) => {
-    if (!server.listening) res.shouldKeepAlive = false;
-  });
 
   const h2 = http2.createServer(
     {

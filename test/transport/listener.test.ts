@@ -368,9 +368,12 @@ describe("drain", () => {
     running.push({ end: () => agent.destroy() });
     const ask = () =>
       new Promise<string>((resolve, reject) => {
-        http.get({ host: "127.0.0.1", port, agent }, (res) => resolve(text(res))).on("error", reject);
+        const request = http.get({ host: "127.0.0.1", port, agent }, async (res) =>
+          resolve(`${await text(res)}, ${res.headers.connection}`),
+        );
+        request.on("error", reject);
       });
-    expect(await ask()).toBe("done");
+    expect(await ask()).toBe("done, keep-alive");
     const idle = await dial(port);
     const busy = ask();
     const stream = askHttp2(dialHttp2(`http://127.0.0.1:${port}`), { ":path": "/" });
@@ -379,7 +382,7 @@ describe("drain", () => {
     await closed(idle);
     await expect(fetch(`http://127.0.0.1:${port}/`)).rejects.toThrow();
     answer.resolve();
-    expect(await busy).toBe("done");
+    expect(await busy).toBe("done, close");
     expect((await stream).body).toBe("done");
     await drained;
   });
