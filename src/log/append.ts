@@ -195,7 +195,23 @@ function stored(
     codec,
     extra,
   });
-  return { subject: partitionSubject(stream.name, partition), partition, eventId, header, payload };
+  const prepared = { subject: partitionSubject(stream.name, partition), partition, eventId, header, payload };
+  checkRoom(stream, storedBytes(prepared), "the event");
+  return prepared;
+}
+
+/** What JetStream's file store counts of a message against a stream's bound. */
+export const storedBytes = ({ subject, header, payload }: Prepared): number =>
+  RECORD_BYTES + subject.length + header.length + payload.length;
+
+/** Of each record in nats-server's file store: lengths, sequence, time and checksum. */
+const RECORD_BYTES = 34;
+
+/** @throws ServiceError SERIALIZATION_ERROR for what would be acknowledged and at once be gone by the stream's bound. */
+export function checkRoom(stream: StreamRecord, bytes: number, what: string): void {
+  if (stream.maxBytes === undefined || bytes <= stream.maxBytes) return;
+  const description = `${what} takes ${bytes} bytes, a partition of "${stream.name}" keeps at most ${stream.maxBytes}`;
+  throw notSerializable(description, 413);
 }
 
 /** Gathers the outcomes of a batch; one promise for all of it. */

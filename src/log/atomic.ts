@@ -6,7 +6,15 @@ import { MAX_ATOMIC_BATCH_EVENTS } from "../domain/limits.ts";
 import { batchLines, findDuplicate, publishAtomic } from "../jetstream/atomic-batch.ts";
 import type { JetStream } from "../jetstream/connection.ts";
 import { partitionState } from "../jetstream/partitions.ts";
-import { type Appender, type AppendOptions, expectationFailed, type Outcome, type Prepared } from "./append.ts";
+import {
+  type Appender,
+  type AppendOptions,
+  checkRoom,
+  expectationFailed,
+  type Outcome,
+  type Prepared,
+  storedBytes,
+} from "./append.ts";
 import type { StreamRecord } from "./catalog.ts";
 
 /**
@@ -56,6 +64,8 @@ export async function appendAtomic(
       return allFailed(withFault(good, index, error), index);
     }
   }
+  const bytes = prepared.reduce((sum, each) => sum + storedBytes(each), 0);
+  checkRoom(stream, bytes, "the batch");
   return publish(js, stream, partition, prepared, options.deadline);
 }
 

@@ -1,3 +1,4 @@
+import { isUtf8 } from "node:buffer";
 import { randomBytes } from "node:crypto";
 import { type Deadline, deadlineIn } from "../domain/deadline.ts";
 import { invalidArgument, ServiceError, unavailable } from "../domain/errors.ts";
@@ -248,6 +249,12 @@ function identified(event: EventFields, key: string | undefined): EventFields {
   return { ...event, eventId: key };
 }
 
+/** A header's characters are bytes; they are mostly meant as UTF-8, and else stay what they are. */
+function utf8Of(header: string): string {
+  const bytes = Buffer.from(header, "latin1");
+  return isUtf8(bytes) ? bytes.toString("utf8") : header;
+}
+
 /**
  * Reads an `Idempotency-Key` header: a quoted string as the IETF draft has it, or the bare key.
  *
@@ -255,7 +262,7 @@ function identified(event: EventFields, key: string | undefined): EventFields {
  */
 export function parseIdempotencyKey(header: string | null | undefined): string | undefined {
   if (header === null || header === undefined) return undefined;
-  const text = header.trim();
+  const text = utf8Of(header.trim());
   const key =
     text.length >= 2 && text.startsWith('"') && text.endsWith('"')
       ? text.slice(1, -1).replace(/\\(["\\])/g, "$1")

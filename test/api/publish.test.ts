@@ -262,6 +262,34 @@ describe.each(protocols)("publish over $name", ({ connect, isRest }) => {
     });
   });
 
+  describe("a stream's maxBytes", () => {
+    const value = (bytes: number) => "x".repeat(bytes);
+    const tooLarge = { code: 1004, httpOrGrpcStatus: isRest ? 413 : 3 };
+
+    test("refuses an event that alone is beyond it, and keeps what is there", async () => {
+      const stream = await streamOf({ config: { maxBytes: 1024 } });
+      await api.publish(stream, { value: "kept" });
+      let bytes = 512;
+      for (let more = 512; more >= 1; more /= 2)
+        if (await api.publish(stream, { value: value(bytes) }).catch(() => undefined)) bytes += more;
+        else bytes -= more;
+      expect(await failureOf(api.publish(stream, { value: value(bytes + 2) }))).toMatchObject(tooLarge);
+      const { offset } = await api.publish(stream, { value: value(bytes - 2) });
+      const { events } = await api.readPartition(stream, 0, { offset });
+      expect(events).toMatchObject([{ offset, value: value(bytes - 2) }]);
+    });
+
+    test("refuses an atomic batch that is beyond it, and stores the events of another one in turn", async () => {
+      const stream = await streamOf({ config: { maxBytes: 1024 } });
+      await api.publish(stream, { value: "kept" });
+      const events = Array.from({ length: 5 }, () => ({ value: value(400) }));
+      expect(await failureOf(api.publishBatch(stream, events, { atomic: true }))).toMatchObject(tooLarge);
+      expect((await api.readPartition(stream, 0)).events).toMatchObject([{ value: "kept" }]);
+      expect(await api.publishBatch(stream, events)).toMatchObject({ successCount: 5 });
+      expect((await api.readPartition(stream, 0)).events.at(-1)).toMatchObject({ offset: 5 });
+    });
+  });
+
   // What one protocol let in must not stop the readers of another.
   test.each([
     ["a number beyond doubles", "1e400"],
@@ -281,6 +309,7 @@ describe.each(protocols)("publish over $name", ({ connect, isRest }) => {
     for (const { events } of [await api.poll(stream, "g", { timeout: 0 }), await api.readPartition(stream, 0)]) {
       expect(events).toHaveLength(2);
       expect(events[1]).toMatchObject({ value: "next" });
+      expect(JSON.stringify(events[0])).not.toContain("\ufffd");
     }
   });
 
@@ -358,6 +387,8 @@ describe.each(protocols)("publish over $name", ({ connect, isRest }) => {
       ["as it is", "order-1", "order-1"],
       ["quoted", '"order-1"', "order-1"],
       ["with escapes", '"a\\"b\\\\c"', 'a"b\\c'],
+      ["in UTF-8", Buffer.from("Zoë").toString("latin1"), "Zoë"],
+      ["in what is no UTF-8", "Zo\u00eb", "Zoë"],
     ])("names the event, %s", async (_what, header, eventId) => {
       const stream = await streamOf({ partitions: 4 });
       const headers = { "idempotency-key": header };
