@@ -10,11 +10,12 @@ export function isStreamName(text: string): boolean {
 
 /**
  * What is wrong with a group name or consumer id, or nothing: 1 to 128 bytes of UTF-8, no control characters,
- * no half of a surrogate pair.
+ * no half of a surrogate pair, and not `.` or `..`, which clients take out of paths.
  */
 export function groupNameFault(text: string): string | undefined {
   if (text === "") return "must not be empty";
   if (!text.isWellFormed()) return "must be valid Unicode";
   if (Buffer.byteLength(text) > MAX_GROUP_NAME_BYTES) return `must be at most ${MAX_GROUP_NAME_BYTES} bytes`;
+  if (text === "." || text === "..") return "must not be . or ..";
   return CONTROL.test(text) ? "must not hold control characters" : undefined;
 }

@@ -29,6 +29,11 @@ export class FailedDeliveries {
     return failures > 0 && failures >= deadLetters.maxDeliveries - 1;
   }
 
+  /** Whether an event was handed out in vain before. */
+  has(offset: number): boolean {
+    return failuresAt(this.#entry.record.failures, offset) > 0;
+  }
+
   /**
    * What was handed out below `upTo` and is not done was handed out in vain. Events to which that has happened too often
    * become dead letters, and are done with that.

@@ -480,6 +480,15 @@ export class GroupPartition {
     if (consumerSeq > 0) acknowledge(this.#js, this.#jsStream, this.#durable, resume, consumerSeq);
   }
 
+  /** Whether an event was handed out, by whichever gateway, as far as it can be known here. Call it inside {@link exclusive}. */
+  async wasHandedOut(offset: number, deadline: Deadline): Promise<boolean> {
+    // Only the gateway that holds a stream knows what it has sent.
+    if (this.place.streamed && !this.#stream) return true;
+    if (this.#handedOut(offset) || this.failures.has(offset)) return true;
+    await this.refresh(deadline);
+    return this.#handedOut(offset);
+  }
+
   /** Neither behind what is done nor ahead of what was handed out. */
   #handedOut(offset: number): boolean {
     return offset + 1 >= this.#entry.record.resume && offset < (this.#stream?.next() ?? this.#position);

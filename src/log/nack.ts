@@ -38,8 +38,8 @@ const AGAIN_MS = 1000;
  * is taken.
  *
  * @returns one result each, in order.
- * @throws ServiceError STREAM_NOT_FOUND, CONSUMER_GROUP_NOT_FOUND, INVALID_OFFSET for an event that is done or not there,
- * INVALID_ARGUMENT, NOT_PARTITION_OWNER, QUOTA_EXCEEDED when too many wait.
+ * @throws ServiceError STREAM_NOT_FOUND, CONSUMER_GROUP_NOT_FOUND, INVALID_OFFSET for an event that is done or not there
+ * or, where deliveries are bounded, was not handed out, INVALID_ARGUMENT, NOT_PARTITION_OWNER, QUOTA_EXCEEDED when too many wait.
  */
 export async function nack(
   catalog: Catalog,
@@ -91,7 +91,11 @@ async function check(
   const fresh = places.map((place, i) => ({ ...place, target: targets[i]!, event: known[i] }));
   for (const { open, partition, offset, target, event } of fresh) {
     const isDone = event ? event.done : offset < target.resume || target.isPassed(offset);
-    if (isDone) throw invalidOffset(`offset ${offset} of "${open.stream.name}"/${partition} is done already`);
+    const place = `offset ${offset} of "${open.stream.name}"/${partition}`;
+    if (isDone) throw invalidOffset(`${place} is done already`);
+    // Where deliveries are counted, one must have been.
+    if (open.deadLetters && !event && !(await target.wasHandedOut(offset, deadline)))
+      throw invalidOffset(`${place} was not handed out yet`);
   }
   for (const [target, its] of Map.groupBy(fresh, (each) => each.target)) {
     const { stream, partition } = target.place;

@@ -203,6 +203,18 @@ describe.each(protocols)("returning events over $name", ({ connect, isRest }) =>
     const letters = async (stream: string) =>
       (await api.poll(stream, "reader", { timeout: 0, autoCommit: true })).events;
 
+    test("does not count what was not handed out", async () => {
+      const stream = await newStream(api, 3);
+      const dead = await newGroup(stream, 1);
+      expect(await failureOf(api.nack("g", [at(stream, 1)]))).toMatchObject(badOffset);
+      expect(offsets(await take(stream, { limit: 1 }))).toEqual([0]);
+      expect(await failureOf(api2.nack("g", [at(stream, 0), at(stream, 1)]))).toMatchObject(badOffset);
+      expect(await api2.nack("g", [at(stream, 0)])).toMatchObject({ events: [{ outcome: "dead_lettered" }] });
+      expect(offsets(await next(stream, { limit: 1 }, api2))).toEqual([1]);
+      expect(await api.nack("g", [at(stream, 1)])).toMatchObject({ events: [{ outcome: "dead_lettered" }] });
+      expect(await letters(dead)).toHaveLength(2);
+    });
+
     test("ends there when it was returned often enough, with its origin", async () => {
       const stream = freshName();
       await api.createStream({ name: stream });

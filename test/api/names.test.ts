@@ -6,8 +6,10 @@ const service = useService();
 
 const HALF = ["\ud800", "a\udc00b"];
 const CONTROLS = ["\u0000", "a\u0000b", "\t", "a\nb", "\r\nX: y", "\u001f", "\u007f", "\u0085", "\u009f"];
+/** Steps of a path, which never leave a client that resolves paths. */
+const STEPS = [".", ".."];
 const TEXTS = [
-  ...[".", "..", "...", "a.b", ".a", "a.", "*", ">", "a.*", "a.>", "$SYS", "$JS.API.>", "_INBOX.x", "$KV.mr_groups.x"],
+  ...["...", "a.b", ".a", "a.", "*", ">", "a.*", "a.>", "$SYS", "$JS.API.>", "_INBOX.x", "$KV.mr_groups.x"],
   ...[" ", " a ", "a b", "a/b", "/", "\\", "a\\b", "../../etc", "%2e%2e", "%", "%00", "a%20b", "+", "a+b", "=", "=2e"],
   ...[
     "a&b=c",
@@ -48,7 +50,7 @@ const TEXTS = [
 const LONG = "x".repeat(128);
 const TOO_LONG = ["x".repeat(129), "é".repeat(65), "x".repeat(3000)];
 
-describe.each(protocols)("names over $name", ({ name: protocol, connect, isRest }) => {
+describe.each(protocols)("names over $name", ({ connect, isRest }) => {
   let api: Api;
   beforeAll(() => {
     api = connect(service.url);
@@ -73,7 +75,7 @@ describe.each(protocols)("names over $name", ({ name: protocol, connect, isRest 
 
   describe("of streams", () => {
     const plain = /^[A-Za-z0-9_-]{1,128}$/;
-    const hostile = ["", ...TEXTS.filter((text) => !plain.test(text)), ...CONTROLS, ...HALF, ...TOO_LONG];
+    const hostile = ["", ...STEPS, ...TEXTS.filter((text) => !plain.test(text)), ...CONTROLS, ...HALF, ...TOO_LONG];
 
     test.each(hostile.map((text) => [text]))("can't be %j", async (name) => {
       refused(await ended(api.createStream({ name })));
@@ -111,14 +113,12 @@ describe.each(protocols)("names over $name", ({ name: protocol, connect, isRest 
       const { events, metadata } = await api.poll(stream, group, { timeout: 0 });
       expect(metadata.consumerGroup).toBe(group);
       expect(events).toHaveLength(1); // no other group's position
-      // The path parts `.` and `..` never leave a client that resolves paths.
-      if (protocol === "REST over HTTP/1.1" && /^\.\.?$/.test(group)) return;
       await api.commit(group, [{ stream, partition: 0, offset: 0 }]);
       const again = await api.poll(stream, group, { timeout: 0 });
       expect(again.metadata.partitions[0]).toMatchObject({ committedOffset: 0 });
     });
 
-    test.each(["", ...CONTROLS, ...TOO_LONG].map((text) => [text]))("can't be %j", async (group) => {
+    test.each(["", ...STEPS, ...CONTROLS, ...TOO_LONG].map((text) => [text]))("can't be %j", async (group) => {
       refused(await ended(api.poll(stream, group, { timeout: 0 })));
       if (isRest && group === "") return;
       refused(await ended(api.commit(group, [{ stream, partition: 0, offset: 0 }])), pathCodes);
@@ -136,7 +136,7 @@ describe.each(protocols)("names over $name", ({ name: protocol, connect, isRest 
   test("of keys and headers may be any text", async () => {
     const stream = freshName();
     await api.createStream({ name: stream });
-    const texts = [...TEXTS, ...CONTROLS, LONG];
+    const texts = [...STEPS, ...TEXTS, ...CONTROLS, LONG];
     const events = texts.map((text, n) => ({ key: text, headers: { [text]: text }, value: n }));
     expect(await api.publishBatch(stream, events)).toMatchObject({ failureCount: 0 });
     const read = (await api.readPartition(stream, 0, { limit: 1000 })).events;
