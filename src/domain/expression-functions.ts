@@ -137,7 +137,7 @@ const { BOOL, DOUBLE, DYN, INT, STRING, UINT } = CelScalar;
 const LIST = listType(DYN);
 const MAP = mapType(DYN, DYN);
 
-/** JSON has one kind of number, which is a double here, and literals are mostly ints: the four operations mix them. */
+/** JSON has one kind of number, which is a double here, and literals are mostly ints: arithmetic mixes them. */
 const MIXED_ARITHMETIC: readonly CelFunc[] = Object.entries<(left: number, right: number) => number>({
   "_+_": (left, right) => left + right,
   "_-_": (left, right) => left - right,
@@ -147,6 +147,19 @@ const MIXED_ARITHMETIC: readonly CelFunc[] = Object.entries<(left: number, right
   celFunc(name, [INT, DOUBLE], DOUBLE, (left, right) => operation(Number(left), right)),
   celFunc(name, [DOUBLE, INT], DOUBLE, (left, right) => operation(left, Number(right))),
 ]);
+/** CEL has no remainder of doubles at all. */
+const REMAINDERS: readonly CelFunc[] = [
+  celFunc("_%_", [INT, DOUBLE], DOUBLE, (left, right) => remainder(Number(left), right)),
+  celFunc("_%_", [DOUBLE, INT], DOUBLE, (left, right) => remainder(left, Number(right))),
+  celFunc("_%_", [DOUBLE, DOUBLE], DOUBLE, remainder),
+];
+
+/** Of whole numbers, as it is of ints: with the sign of the left one. */
+function remainder(left: number, right: number): number {
+  if (!Number.isInteger(left) || !Number.isInteger(right)) throw new Error("% takes whole numbers");
+  if (right === 0) throw new Error("modulus by zero");
+  return left % right;
+}
 
 function codePoints(text: string): bigint {
   let count = text.length;
@@ -257,7 +270,7 @@ const OWN: readonly CelFunc[] = [
   }),
 ];
 
-const library = celEnv({ funcs: [...strings, ...MIXED_ARITHMETIC, ...OWN] });
+const library = celEnv({ funcs: [...strings, ...MIXED_ARITHMETIC, ...REMAINDERS, ...OWN] });
 
 /** Every function that an expression can name, operators included, with its overloads. */
 export const FUNCTIONS: ReadonlyMap<string, readonly CelFunc[]> = Map.groupBy(library.funcs, (func) => func.name);

@@ -387,7 +387,9 @@ export class Publisher {
 }
 
 const outcomeUnknown = (): ServiceError =>
-  timedOut("the storage did not confirm in time; the event may be stored, a repeat with the same event id is safe");
+  timedOut(
+    "the storage did not confirm in time; it may be stored all the same, and an event repeated under its id is safe",
+  );
 
 /** A header block that is already bytes, in the one respect in which the client uses its header objects. */
 export class EncodedHeaders {
