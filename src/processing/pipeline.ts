@@ -221,7 +221,8 @@ export function groupOf(value: unknown): string {
   if (typeof value === "object" && value !== null)
     throw new OperationError("the group is no text, number, bool or null");
   const text = mapValueToJson(value);
-  if (text.length > MAX_GROUP_BYTES || Buffer.byteLength(text) > MAX_GROUP_BYTES)
+  // A character is at most three bytes; only a text can be as long as that.
+  if (text.length > MAX_GROUP_BYTES / 3 && Buffer.byteLength(String(value)) > MAX_GROUP_BYTES)
     throw new OperationError(`the group is longer than ${MAX_GROUP_BYTES} bytes`);
   return text;
 }

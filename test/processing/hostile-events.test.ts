@@ -190,7 +190,8 @@ test("groups and fields of the wrong type, missing or too long are set aside", a
   const bad: readonly Hostile[] = [
     [{ k: {}, x: 1 }, /no text, number, bool or null/],
     [{ k: ["a"], x: 1 }, /no text, number, bool or null/],
-    [{ k: "k".repeat(2000), x: 1 }, /longer than 1024 bytes/],
+    [{ k: "k".repeat(1025), x: 1 }, /longer than 1024 bytes/],
+    [{ k: "\u20ac".repeat(342), x: 1 }, /longer than 1024 bytes/],
     [{ x: 1 }, /no member k/],
     [{ k: "a", x: "1" }, /a text, not a number/],
     [{ k: "a", x: { valueOf: 1 } }, /an object, not a number/],
@@ -210,6 +211,8 @@ test("groups named like members of objects are groups like any other", async () 
     " ",
     "\0\r\n",
     "ü\u{1f600}",
+    "k".repeat(1024),
+    '"'.repeat(1024),
     null,
     0,
     false,

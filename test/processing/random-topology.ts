@@ -163,7 +163,7 @@ const scalar =
   (take: Taken): Taken =>
   (value, event) => {
     const found = take(value, event);
-    if ((typeof found === "object" && found !== null) || JSON.stringify(found).length > 1024)
+    if ((typeof found === "object" && found !== null) || Buffer.byteLength(String(found)) > 1024)
       throw new Error("no group");
     return found;
   };
