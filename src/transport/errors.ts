@@ -29,6 +29,7 @@ const internal = (requestId: string, cause: unknown): ServiceError =>
 
 /** What Connect says of a message that can't be decoded. It calls that internal, but it is the caller's fault. */
 const UNDECODABLE = /^(?:parse binary:|received compressed envelope)/;
+const UNKNOWN_COMPRESSION = /^unknown compression /;
 
 /** What Connect itself refuses, before or instead of a call. */
 function ofConnect(error: ConnectError, requestId: string): ServiceError {
@@ -49,6 +50,8 @@ function ofConnect(error: ConnectError, requestId: string): ServiceError {
     case Code.Unavailable:
       return new ServiceError(ErrorCode.UNAVAILABLE, text);
     case Code.Unimplemented:
+      if (UNKNOWN_COMPRESSION.test(text)) return notSerializable(text, 415);
+      return new ServiceError(ErrorCode.NOT_FOUND, text);
     case Code.NotFound:
       return new ServiceError(ErrorCode.NOT_FOUND, text);
     default:

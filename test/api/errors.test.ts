@@ -279,6 +279,13 @@ describe("an RPC path", () => {
     expect(infoOf(answer)).toMatchObject({ reason: "SERIALIZATION_ERROR", metadata: { code: "1004" } });
   });
 
+  test("takes no compression that it does not know: 1004, under the status that Connect has for it", async () => {
+    const headers = { "content-type": "application/json", "content-encoding": "zip" };
+    const answer = await call("/millrace.v1.EventService/Publish", headers);
+    expect(answer.json<{ code: string }>().code).toBe("unimplemented");
+    expect(infoOf(answer)).toMatchObject({ reason: "SERIALIZATION_ERROR", metadata: { code: "1004" } });
+  });
+
   test.each([
     ["no base64", "base64=1&message=!!!"],
     ["no JSON", "message=%7B"],
