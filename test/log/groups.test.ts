@@ -225,12 +225,25 @@ describe("poll", () => {
   test("tells its place before an event that came while it waited and was more than its limit", async () => {
     const stream = await streamOf(0, 2);
     await take(stream, "g");
-    const pull = vi.spyOn(log.js.fetcher, "pull");
+    const { fetcher } = log.js;
+    const pull = fetcher.pull.bind(fetcher);
+    const both = Promise.withResolvers<void>();
+    let [waits, came] = [0, 0];
+    const spy = vi.spyOn(fetcher, "pull").mockImplementation(async (...args) => {
+      const isWait = args[2].waitMs > 0;
+      if (isWait) waits++;
+      const result = await pull(...args);
+      if (!isWait) return result;
+      // Neither wait ends the other one before both have their event.
+      if (++came === 2) both.resolve();
+      await both.promise;
+      return result;
+    });
     const waiting = take(stream, "g", { waitMs: 5000, limit: 1 });
-    await vi.waitFor(() => expect(pull.mock.calls.filter(([, , { waitMs }]) => waitMs > 0)).toHaveLength(2));
-    pull.mockRestore();
+    await vi.waitFor(() => expect(waits).toBe(2));
     await Promise.all([append(stream, 0, "1"), append(stream, 1, "2")]);
     const { events, lag, partitions } = await waiting;
+    spy.mockRestore();
     expect(events).toHaveLength(1);
     expect(lag).toBe(1);
     const other = 1 - events[0]!.partition;
