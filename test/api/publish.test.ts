@@ -513,6 +513,19 @@ describe("publish over REST", () => {
     expect((await poll(stream)).text).toContain(`"value":${value}}`);
   });
 
+  test.each([
+    ["UTF-8", Buffer.from("Zoë").toString("latin1")],
+    ["no UTF-8", "Zoë"],
+  ])("names the event by an Idempotency-Key in %s", async (_what, key) => {
+    const stream = freshName();
+    await rawRequest(service.url, "POST", "/api/v1/streams", { name: stream });
+    const path = `/api/v1/streams/${stream}/events`;
+    const answer = await rawRequest(service.url, "POST", path, { value: 1 }, { "idempotency-key": key });
+    expect(answer.json<{ eventId: string }>().eventId).toBe("Zoë");
+    const again = await rawRequest(service.url, "POST", path, { value: 1, eventId: "Zoë" });
+    expect(again.json()).toMatchObject({ offset: 0, duplicate: true });
+  });
+
   test.each([63, 64])("keeps a value of %d levels", async (levels) => {
     const stream = freshName();
     await rawRequest(service.url, "POST", "/api/v1/streams", { name: stream });
