@@ -36,6 +36,7 @@ function ofConnect(error: ConnectError, requestId: string): ServiceError {
   if (error.cause instanceof ServiceError) return error.cause;
   const text = error.rawMessage;
   if (UNDECODABLE.test(text)) return notSerializable(text);
+  if (UNKNOWN_COMPRESSION.test(text)) return notSerializable(text, 415);
   switch (error.code) {
     case Code.InvalidArgument: {
       const [violations] = error.findDetails(ViolationsSchema);
@@ -50,8 +51,6 @@ function ofConnect(error: ConnectError, requestId: string): ServiceError {
     case Code.Unavailable:
       return new ServiceError(ErrorCode.UNAVAILABLE, text);
     case Code.Unimplemented:
-      if (UNKNOWN_COMPRESSION.test(text)) return notSerializable(text, 415);
-      return new ServiceError(ErrorCode.NOT_FOUND, text);
     case Code.NotFound:
       return new ServiceError(ErrorCode.NOT_FOUND, text);
     default:

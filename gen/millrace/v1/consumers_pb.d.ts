@@ -165,7 +165,7 @@ export declare const ConsumerGroupConfigSchema: GenMessage<ConsumerGroupConfig>;
  */
 export declare type CreateConsumerGroupRequest = Message<"millrace.v1.CreateConsumerGroupRequest"> & {
   /**
-   * The group's name. At most 128 bytes, no control characters.
+   * The group's name. At most 128 bytes, no control characters, not `.` or `..`.
    *
    * @generated from field: string consumer_group = 1;
    */

@@ -499,7 +499,7 @@ export declare type PollRequest = Message<"millrace.v1.PollRequest"> & {
   streamName: string;
 
   /**
-   * The group; the first poll creates it. At most 128 bytes, no control characters.
+   * The group; the first poll creates it. At most 128 bytes, no control characters, not `.` or `..`.
    *
    * @generated from field: string consumer_group = 2;
    */

@@ -504,7 +504,7 @@ export declare const ProcessorPartitionSchema: GenMessage<ProcessorPartition>;
  */
 export declare type CreateProcessorRequest = Message<"millrace.v1.CreateProcessorRequest"> & {
   /**
-   * For people: 1 to 128 bytes, no control characters. Several processors may have one name.
+   * For people: 1 to 128 bytes, no control characters, not `.` or `..`. Several processors may have one name.
    *
    * @generated from field: string name = 1;
    */

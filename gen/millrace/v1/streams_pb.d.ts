@@ -39,7 +39,7 @@ export declare type StreamConfig = Message<"millrace.v1.StreamConfig"> & {
   maxMessageBytes?: number | undefined;
 
   /**
-   * Most bytes that each partition stores; beyond it the oldest events go. Default: no bound.
+   * Most bytes that each partition stores; beyond it the oldest events go, and an event that alone is beyond it is refused. Default: no bound.
    *
    * @generated from field: optional int64 max_bytes = 4;
    */
